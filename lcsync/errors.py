@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Errors a user meets: a message that says what to do, and an exit code.
+
+The docstring of each class is its message, filled from the keyword arguments.
+Only ``cli.main`` prints them. Codes are listed in the manual page.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """{reason}"""
+
+    exit_code = 1
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+        super().__init__((type(self).__doc__ or "").format(**fields))
+
+
+class UsageError(Error):
+    """{reason}"""
+
+    exit_code = 2
+
+
+class NoInterface(Error):
+    """{name}: no such interface (have: {have})"""
+
+    exit_code = 3
+
+
+class NoMulticast(Error):
+    """{reason}"""
+
+    exit_code = 4
+
+
+class NoPrivilege(Error):
+    """{reason}"""
+
+    exit_code = 5
+
+
+class NobodyShares(Error):
+    """{name}: no answer in {timeout_s:g} s; is it shared, on this network, under this name and --scope? \
+Does a firewall here drop UDP port {port}?"""
+
+    exit_code = 6
+
+
+class SourceError(Error):
+    """{path}: {reason}"""
+
+    exit_code = 7
+
+
+class DestinationError(Error):
+    """{path}: {reason}"""
+
+    exit_code = 8
+
+
+class DiskFull(Error):
+    """{path}: {reason}; free some space, or choose another destination"""
+
+    exit_code = 9
+
+
+class WrongContent(Error):
+    """{reason}"""
+
+    exit_code = 10
+
+
+class Stalled(Error):
+    """{reason}"""
+
+    exit_code = 11
+
+
+EXIT_INTERRUPTED = 130  # SIGINT
+EXIT_TERMINATED = 143  # SIGTERM

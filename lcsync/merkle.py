@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Merkle trees of BLAKE2s-256 (RFC 7693), the shape of RFC 9162 section 2.1.
+
+Leaves are blocks, an odd last node moves up unchanged. Leaf, node and root are
+told apart by BLAKE2's personalisation, so that no node can pass for a leaf.
+Hash lists are ``(n, 32)`` uint8 arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2s
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcsync.const import HASH_BYTES, PERSON_LEAF, PERSON_NODE, PERSON_ROOT, SEGMENT_BYTES, SPLIT_NODES_MAX
+
+Hashes = NDArray[np.uint8]
+
+
+def as_hashes(data: bytes | bytearray | memoryview) -> Hashes:
+    """An ``(n, 32)`` array over ``data``; ValueError unless it is whole hashes."""
+    return np.frombuffer(data, np.uint8).reshape(-1, HASH_BYTES)
+
+
+def hash_leaves(data: bytes | bytearray | memoryview | NDArray[np.uint8], block_bytes: int) -> Hashes:
+    """Hash ``data`` block by block, the last one shorter; no data is one empty block."""
+    view = memoryview(data).cast("B")
+    starts = range(0, max(len(view), 1), block_bytes)
+    return as_hashes(b"".join(blake2s(view[i : i + block_bytes], person=PERSON_LEAF).digest() for i in starts))
+
+
+def parents(nodes: Hashes) -> Hashes:
+    """The level above ``nodes``: ``(ceil(n/2), 32)``."""
+    raw = nodes.tobytes()
+    pairs = len(nodes) // 2
+    up = [blake2s(raw[i * 64 : i * 64 + 64], person=PERSON_NODE).digest() for i in range(pairs)]
+    return as_hashes(b"".join(up) + raw[pairs * 64 :])
+
+
+def levels(nodes: Hashes) -> list[Hashes]:
+    """``nodes`` and every level above it, the last of one node."""
+    out = [nodes]
+    while len(out[-1]) > 1:
+        out.append(parents(out[-1]))
+    return out
+
+
+def top(nodes: Hashes) -> bytes:
+    """The one node above all ``nodes``."""
+    while len(nodes) > 1:
+        nodes = parents(nodes)
+    return nodes.tobytes()
+
+
+def content_root(length: int, block_bytes: int, top_node: bytes) -> bytes:
+    """The root: what names content of ``length`` bytes cut into ``block_bytes``."""
+    return blake2s(length.to_bytes(8, "big") + block_bytes.to_bytes(4, "big") + top_node, person=PERSON_ROOT).digest()
+
+
+def zero_leaf(size: int) -> bytes:
+    """Hash of a block of ``size`` zero bytes."""
+    return blake2s(bytes(size), person=PERSON_LEAF).digest()
+
+
+def block_count(length: int, block_bytes: int) -> int:
+    """Blocks of an object; an empty one has one empty block."""
+    return max(1, -(-length // block_bytes))
+
+
+def segment_hashes(leaves: Hashes, block_bytes: int) -> Hashes:
+    """Merkle roots of each run of blocks that make up a segment: ``(m, 32)``."""
+    per = SEGMENT_BYTES // block_bytes
+    nodes = leaves
+    while per > 1:
+        nodes = parents(nodes)
+        per //= 2
+    return nodes
+
+
+def split_level(segments: int) -> int:
+    """Lowest level over ``segments`` with at most eight nodes: where source groups are."""
+    level = 0
+    while (segments - 1 >> level) + 1 > SPLIT_NODES_MAX:
+        level += 1
+    return level
+
+
+@dataclass(eq=False)
+class Tree:
+    """The hashes of one object: ``leaves`` ``(blocks, 32)``, and all that follows from them."""
+
+    length: int
+    block_bytes: int
+    leaves: Hashes = field(repr=False)
+
+    @cached_property
+    def nodes(self) -> list[Hashes]:
+        """Levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top."""
+        return levels(segment_hashes(self.leaves, self.block_bytes))
+
+    @property
+    def outline(self) -> Hashes:
+        """Segment hashes, ``(segments, 32)``."""
+        return self.nodes[0]
+
+    @cached_property
+    def root(self) -> bytes:
+        return content_root(self.length, self.block_bytes, self.nodes[-1].tobytes())
+
+    def segment_leaves(self, segment: int) -> Hashes:
+        """Block hashes of one segment."""
+        per = SEGMENT_BYTES // self.block_bytes
+        return self.leaves[segment * per : (segment + 1) * per]
+
+
+def node_span(level: int, index: int, segments: int) -> range:
+    """The segments under node ``index`` of ``level``."""
+    return range(index << level, min((index + 1) << level, segments))

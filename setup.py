@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Builds the extensions; everything else is in pyproject.toml."""
+
+from __future__ import annotations
+
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+
+class Build(build_ext):
+    def build_extensions(self) -> None:
+        try:
+            super().build_extensions()
+        except (CCompilerError, ExecError, PlatformError) as error:
+            raise SystemExit(
+                f"lcsync: no working C compiler ({error}).\n"
+                "lcsync: install one: apt-get install gcc python3-dev (Debian, Ubuntu), dnf install gcc python3-devel"
+            ) from None
+
+
+def extension(name: str, *sources: str) -> Extension:
+    return Extension(
+        f"lcsync.{name}",
+        [f"lcsync/{name}.pyx", *sources],
+        depends=[*glob("lcsync/*.h"), *glob("lcsync/*.pxd")],
+        extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    )
+
+
+setup(
+    cmdclass={"build_ext": Build},
+    ext_modules=cythonize(
+        [extension(path[len("lcsync/") : -len(".pyx")]) for path in sorted(glob("lcsync/_*.pyx"))],
+        compiler_directives={"language_level": 3},
+    ),
+)
