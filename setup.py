@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sysconfig
 from glob import glob
+from shutil import which
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -16,9 +20,12 @@ class Build(build_ext):
         try:
             super().build_extensions()
         except (CCompilerError, ExecError, PlatformError) as error:
+            compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
+            if which(compiler) and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+                raise
             raise SystemExit(
-                f"lcsync: no working C compiler ({error}).\n"
-                "lcsync: install one: apt-get install gcc python3-dev (Debian, Ubuntu), dnf install gcc python3-devel"
+                f"lcsync: no C compiler or no Python headers here ({error})\n"
+                "lcsync: install them: apt-get install gcc python3-dev (Debian, Ubuntu), dnf install gcc python3-devel"
             ) from None
 
 
@@ -27,7 +34,7 @@ def extension(name: str, *sources: str) -> Extension:
         f"lcsync.{name}",
         [f"lcsync/{name}.pyx", *sources],
         depends=[*glob("lcsync/*.h"), *glob("lcsync/*.pxd")],
-        extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+        extra_compile_args=["-O3", "-Wall", "-Wno-sign-compare"],
     )
 
 

@@ -79,5 +79,17 @@ class Stalled(Error):
     exit_code = 11
 
 
+class UnsafeName(Error):
+    """'{name}': unsafe name: it {reason}"""
+
+    exit_code = 12
+
+
+class NoProgram(Error):
+    """{name}: not installed; on Debian and Ubuntu: apt-get install {package}"""
+
+    exit_code = 13
+
+
 EXIT_INTERRUPTED = 130  # SIGINT
 EXIT_TERMINATED = 143  # SIGTERM

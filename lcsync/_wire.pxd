@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_destroy(pthread_mutex_t *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+
+
+cdef extern from "_wire.h" nogil:
+    enum:
+        HEADER
+        BATCH
+        STREAMS
+        TOI
+        REASONS
+        WANTED
+        HELD
+        COMPLETE
+        SPILL
+
+    struct geometry:
+        uint64_t length
+        uint32_t segment_bytes, block_bytes, symbol_bytes
+
+    struct object_t "object":
+        geometry g
+        uint32_t segments, words
+        uint8_t *state
+        int32_t *slot
+        uint64_t **have
+
+    struct stream_t "stream":
+        uint8_t toi[14]
+        int used, object
+        uint32_t first, count
+        uint64_t tsi
+        uint32_t cci
+        uint64_t packets, lost, since
+
+    struct slot_t "slot":
+        int object
+        uint32_t segment, size, missing
+        uint64_t stamp
+        uint8_t *data
+        uint64_t *got
+
+    struct event_t:
+        int kind, slot
+
+    struct assembler:
+        pthread_mutex_t lock
+        object_t *objects
+        int nobjects
+        stream_t *streams
+        slot_t *slots
+        int nslots, nfree, last
+        uint32_t slot_bytes, max_symbols
+        uint64_t clock, bytes, pushed
+        uint64_t *drops
+        event_t *events
+        int head, nevents
+
+    const uint8_t *LCT
+    int __builtin_popcountll(unsigned long long)
+    void feed_batch(assembler *, const uint8_t *packets, uint32_t stride, const uint32_t *lengths, int count)
+    uint32_t get32(const uint8_t *)
+    uint64_t get48(const uint8_t *)
+    uint32_t per_block(const geometry *)
+    uint32_t segment_size(const geometry *, uint32_t)
+    uint32_t symbol_count(const geometry *, uint32_t)
+    uint32_t symbol_place(const geometry *, uint32_t, uint32_t, uint32_t *)
+    uint32_t count_bits(const uint64_t *, uint32_t)
+    void push_event(assembler *, int, int)
+    void pack_symbols(uint8_t *, uint32_t, uint16_t *, const geometry *, const uint8_t *, uint32_t, uint32_t, uint64_t,
+                      const uint8_t *, uint32_t, uint32_t, uint32_t)
+
+
+cdef class Batch:
+    cdef uint8_t *data
+    cdef uint32_t stride
+    cdef uint16_t lengths[64]
+    cdef int count
+
+
+cdef class Geometry:
+    cdef geometry g
+
+
+cdef class Assembler:
+    cdef assembler a
+    cdef void free_object(self, int index) noexcept
+    cdef object_t *object_at(self, int index, uint32_t segment=?) except NULL
+    cdef slot_t *slot_at(self, int index) except NULL

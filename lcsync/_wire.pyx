@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""Packets to symbols and back, a batch at a time. The C is in _wire.h."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+
+BATCH_PACKETS = BATCH
+HEADER_BYTES = HEADER
+STREAMS_MAX = STREAMS
+EVENT_COMPLETE = COMPLETE
+EVENT_SPILL = SPILL
+REASON_WORDS = ("accepted", "duplicate", "unwanted", "short", "bad-header", "foreign-toi", "bad-sbn", "bad-esi",
+                "bad-size", "no-room")
+
+
+def parse(const uint8_t[::1] packet not None):
+    """Header fields ``(cci, tsi, toi, sbn, esi)`` of one packet; ValueError with a reason word."""
+    cdef int i
+    if packet.shape[0] < HEADER:
+        raise ValueError("short")
+    for i in range(4):
+        if packet[i] != LCT[i]:
+            raise ValueError("bad-header")
+    return (get32(&packet[4]), get48(&packet[8]), PyBytes_FromStringAndSize(<const char *>&packet[14], TOI),
+            get32(&packet[28]), get32(&packet[32]))
+
+
+cdef class Geometry:
+    """How an object of ``length`` bytes is cut into segments, blocks and symbols (all sizes in bytes).
+
+    Symbols never cross a block; every object has at least one segment.
+    Raises ValueError for sizes that don't fit each other.
+    """
+
+    def __init__(self, uint64_t length, uint32_t segment_bytes, uint32_t block_bytes, uint32_t symbol_bytes):
+        if not symbol_bytes or not block_bytes or not segment_bytes or segment_bytes % block_bytes:
+            raise ValueError(f"no geometry: {segment_bytes} / {block_bytes} / {symbol_bytes}")
+        if length > <uint64_t>segment_bytes * 0xffffffff:
+            raise ValueError("more than 2**32 segments")
+        self.g = geometry(length, segment_bytes, block_bytes, symbol_bytes)
+
+    @property
+    def length(self):
+        return self.g.length
+
+    @property
+    def segment_bytes(self):
+        return self.g.segment_bytes
+
+    @property
+    def block_bytes(self):
+        return self.g.block_bytes
+
+    @property
+    def symbol_bytes(self):
+        return self.g.symbol_bytes
+
+    @property
+    def segments(self):
+        return max(1, (self.g.length + self.g.segment_bytes - 1) // self.g.segment_bytes)
+
+    def segment_size(self, uint32_t segment):
+        """Bytes of one segment: all are full but the last."""
+        return segment_size(&self.g, segment)
+
+    def symbols(self, uint32_t segment):
+        """Number of symbols of one segment."""
+        return symbol_count(&self.g, segment_size(&self.g, segment))
+
+    def place(self, uint32_t segment, uint32_t esi):
+        """``(offset, length)`` of a symbol in its segment."""
+        cdef uint32_t offset, size = segment_size(&self.g, segment)
+        if esi >= symbol_count(&self.g, size):
+            raise IndexError(esi)
+        n = symbol_place(&self.g, size, esi, &offset)
+        return offset, n
+
+
+cdef class Batch:
+    """Up to ``BATCH_PACKETS`` finished packets for one group, ``stride`` bytes apart."""
+
+    def __cinit__(self, uint32_t symbol_bytes):
+        self.stride = HEADER + symbol_bytes
+        self.data = <uint8_t *>malloc(<size_t>BATCH * self.stride)
+        if not self.data:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __len__(self):
+        return self.count
+
+    def clear(self):
+        self.count = 0
+
+    def bytes_on_wire(self):
+        """Bytes of all packets with IPv6 and UDP headers."""
+        cdef uint64_t total = 0
+        cdef int i
+        for i in range(self.count):
+            total += self.lengths[i] + 48
+        return total
+
+    def add(self, Geometry geometry not None, const uint8_t[::1] segment, uint32_t index, uint32_t cci, uint64_t tsi,
+            bytes toi not None, uint32_t sbn, uint32_t esi, uint32_t count):
+        """Append symbols ``esi … esi + count`` of ``segment``, the data of segment number ``index``."""
+        cdef uint32_t size = segment_size(&geometry.g, index)
+        cdef const uint8_t *name = toi
+        if len(toi) != TOI or segment.shape[0] != size or geometry.g.symbol_bytes + HEADER > self.stride:
+            raise ValueError("batch: sizes don't fit")
+        if self.count + count > BATCH or <uint64_t>esi + count > symbol_count(&geometry.g, size):
+            raise IndexError("batch: too many symbols")
+        with nogil:
+            pack_symbols(self.data + <size_t>self.count * self.stride, self.stride, self.lengths + self.count,
+                         &geometry.g, &segment[0], size, cci, tsi, name, sbn, esi, count)
+        self.count += count
+
+    def add_payload(self, bytes payload not None, uint32_t cci, uint64_t tsi, bytes toi not None):
+        """Append one packet with ``payload`` as it is: SBN 0, ESI 0."""
+        cdef Geometry whole = Geometry(len(payload), len(payload), len(payload), len(payload))
+        self.add(whole, payload, 0, cci, tsi, toi, 0, 0, 1)
+
+    def packets(self):
+        """The packets as a list of bytes."""
+        return [PyBytes_FromStringAndSize(<char *>self.data + i * self.stride, self.lengths[i])
+                for i in range(self.count)]
+
+
+cdef class _SlotView:
+    """Buffer over the data of one slot; valid until the slot is released."""
+    cdef Assembler owner
+    cdef slot_t *slot
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.shape[0] = self.slot.size
+        self.strides[0] = 1
+        buffer.buf = self.slot.data
+        buffer.obj = self
+        buffer.len = self.slot.size
+        buffer.readonly = 0
+        buffer.itemsize = 1
+        buffer.format = b"B"
+        buffer.ndim = 1
+        buffer.shape = self.shape
+        buffer.strides = self.strides
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        pass
+
+
+cdef class Assembler:
+    """Puts the symbols of arriving packets into segments.
+
+    Memory is bounded by ``slots`` segment buffers of ``slot_bytes`` each plus 13
+    bytes a segment and a bitmap per segment that is partly here. Fed by one
+    thread and emptied by another; a mutex guards all of it.
+    """
+
+    def __cinit__(self, int slots, uint32_t slot_bytes, uint32_t max_symbols):
+        cdef assembler *a = &self.a
+        memset(a, 0, sizeof(assembler))
+        pthread_mutex_init(&a.lock, NULL)
+        a.slot_bytes, a.max_symbols = slot_bytes, max_symbols
+        a.slots = <slot_t *>calloc(slots, sizeof(slot_t))
+        a.events = <event_t *>calloc(slots, sizeof(event_t))
+        if not a.slots or not a.events:
+            raise MemoryError
+        a.nslots = a.nfree = slots
+        for i in range(slots):
+            a.slots[i].object = -1
+
+    def __dealloc__(self):
+        cdef assembler *a = &self.a
+        for i in range(a.nobjects):
+            self.free_object(i)
+        for i in range(a.nslots if a.slots else 0):
+            free(a.slots[i].data)
+            free(a.slots[i].got)
+        free(a.objects)
+        free(a.slots)
+        free(a.events)
+        pthread_mutex_destroy(&a.lock)
+
+    cdef void free_object(self, int index) noexcept:
+        cdef object_t *o = &self.a.objects[index]
+        cdef uint32_t i
+        if o.have:
+            for i in range(o.segments):
+                free(o.have[i])
+        free(o.have)
+        free(o.state)
+        free(o.slot)
+        memset(o, 0, sizeof(object_t))
+
+    cdef object_t *object_at(self, int index, uint32_t segment=0) except NULL:
+        cdef assembler *a = &self.a
+        if not 0 <= index < a.nobjects or segment >= a.objects[index].segments:
+            raise IndexError("no such object or segment")
+        return &a.objects[index]
+
+    cdef slot_t *slot_at(self, int index) except NULL:
+        cdef assembler *a = &self.a
+        if not 0 <= index < a.nslots or a.slots[index].object < 0:
+            raise IndexError("no such slot")
+        return &a.slots[index]
+
+    def add_object(self, Geometry geometry not None):
+        """Make room for an object, nothing of it wanted yet; returns its number."""
+        cdef assembler *a = &self.a
+        cdef object_t *o
+        cdef uint32_t symbols = symbol_count(&geometry.g, geometry.g.segment_bytes)
+        if geometry.g.segment_bytes > a.slot_bytes or symbols > a.max_symbols:
+            raise ValueError("segment larger than a slot")
+        cdef uint32_t segments = geometry.segments
+        pthread_mutex_lock(&a.lock)
+        try:
+            for index in range(a.nobjects):
+                if not a.objects[index].segments:
+                    break
+            else:
+                index = a.nobjects
+                objects = realloc(a.objects, (index + 1) * sizeof(object_t))
+                if not objects:
+                    raise MemoryError
+                a.objects = <object_t *>objects
+                a.nobjects += 1
+            o = &a.objects[index]
+            memset(o, 0, sizeof(object_t))
+            o.g, o.segments, o.words = geometry.g, segments, (symbols + 63) // 64
+            o.state = <uint8_t *>calloc(segments, 1)
+            o.slot = <int32_t *>malloc(<size_t>segments * 4)
+            o.have = <uint64_t **>calloc(segments, sizeof(void *))
+            if not o.state or not o.slot or not o.have:
+                o.segments = 0
+                self.free_object(index)
+                raise MemoryError
+            memset(o.slot, 0xff, <size_t>segments * 4)
+            return index
+        finally:
+            pthread_mutex_unlock(&a.lock)
+
+    def remove_object(self, int index):
+        """Forget an object, its streams and its slots; views of them must be gone."""
+        cdef assembler *a = &self.a
+        self.object_at(index)
+        pthread_mutex_lock(&a.lock)
+        for i in range(STREAMS):
+            if a.streams[i].object == index:
+                a.streams[i].used = 0
+        kept = [(a.events[(a.head + i) % a.nslots].kind, a.events[(a.head + i) % a.nslots].slot)
+                for i in range(a.nevents)]
+        a.head = a.nevents = 0
+        for kind, slot in kept:
+            if a.slots[slot].object != index:
+                push_event(a, kind, slot)
+        for i in range(a.nslots):
+            if a.slots[i].object == index:
+                a.slots[i].object = -1
+                a.nfree += 1
+        self.free_object(index)
+        pthread_mutex_unlock(&a.lock)
+
+    def want(self, int index, uint32_t segment, blocks=None):
+        """Ask for a segment; ``blocks`` is a bool per block, true where the block is here already."""
+        cdef object_t *o = self.object_at(index, segment)
+        cdef assembler *a = &self.a
+        cdef uint32_t i, n = per_block(&o.g), total = symbol_count(&o.g, segment_size(&o.g, segment))
+        pthread_mutex_lock(&a.lock)
+        try:
+            free(o.have[segment])
+            o.have[segment] = NULL
+            if blocks is not None:
+                o.have[segment] = <uint64_t *>calloc(o.words, 8)
+                if not o.have[segment]:
+                    raise MemoryError
+                for block, here in enumerate(blocks):
+                    if here:
+                        for i in range(block * n, min((block + 1) * n, total)):
+                            o.have[segment][i // 64] |= 1ULL << i % 64
+            o.state[segment] = WANTED
+        finally:
+            pthread_mutex_unlock(&a.lock)
+
+    def unwant(self, int index, uint32_t segment):
+        """Take no more symbols of a segment."""
+        cdef object_t *o = self.object_at(index, segment)
+        cdef assembler *a = &self.a
+        pthread_mutex_lock(&a.lock)
+        o.state[segment] = HELD
+        if o.slot[segment] >= 0:
+            a.slots[o.slot[segment]].object = -1
+            o.slot[segment] = -1
+            a.nfree += 1
+        pthread_mutex_unlock(&a.lock)
+
+    def add_stream(self, bytes toi not None, int index, uint32_t first, uint32_t count):
+        """Expect packets of ``toi`` whose SBN 0 is segment ``first`` of the object; returns a number."""
+        cdef assembler *a = &self.a
+        cdef object_t *o = self.object_at(index)
+        cdef const uint8_t *name = toi
+        cdef stream_t *s
+        if len(toi) != TOI or <uint64_t>first + count > o.segments:
+            raise ValueError("stream outside its object")
+        pthread_mutex_lock(&a.lock)
+        try:
+            for i in range(STREAMS):
+                s = &a.streams[i]
+                if not s.used:
+                    memset(s, 0, sizeof(stream_t))
+                    memcpy(s.toi, name, TOI)
+                    s.object, s.first, s.count, s.used = index, first, count, 1
+                    return i
+            raise IndexError("too many streams")
+        finally:
+            pthread_mutex_unlock(&a.lock)
+
+    def remove_stream(self, int stream):
+        """No more packets of this stream are taken."""
+        cdef assembler *a = &self.a
+        if not 0 <= stream < STREAMS:
+            raise IndexError(stream)
+        pthread_mutex_lock(&a.lock)
+        a.streams[stream].used = 0
+        pthread_mutex_unlock(&a.lock)
+
+    def stream_counts(self, int stream):
+        """``(packets, lost)`` of a stream so far; loss is by gaps in the numbers of the run heard first."""
+        cdef assembler *a = &self.a
+        if not 0 <= stream < STREAMS:
+            raise IndexError(stream)
+        return a.streams[stream].packets, a.streams[stream].lost
+
+    def feed(self, packets):
+        """Take packets from an iterable of bytes (the socket layer hands over whole batches in C)."""
+        cdef uint32_t length
+        cdef const uint8_t[::1] view
+        for packet in packets:
+            length = len(packet)
+            view = packet if length else b"\0"
+            with nogil:
+                feed_batch(&self.a, &view[0], 0, &length, 1)
+
+    def events(self):
+        """Take what happened: a list of ``(kind, object, segment, slot)``.
+
+        ``EVENT_COMPLETE``: all symbols are here; ``EVENT_SPILL``: the slot is needed,
+        write out what it has and call ``spilled``. Each slot stays until it is released.
+        """
+        cdef assembler *a = &self.a
+        out = []
+        pthread_mutex_lock(&a.lock)
+        while a.nevents:
+            e = a.events[a.head]
+            a.head = (a.head + 1) % a.nslots
+            a.nevents -= 1
+            out.append((e.kind, a.slots[e.slot].object, a.slots[e.slot].segment, e.slot))
+        pthread_mutex_unlock(&a.lock)
+        return out
+
+    def data(self, int slot):
+        """The bytes of a slot as a memoryview, valid until it is released."""
+        cdef _SlotView view = _SlotView.__new__(_SlotView)
+        view.owner = self
+        view.slot = self.slot_at(slot)
+        return memoryview(view)
+
+    def runs(self, int slot):
+        """``[(offset, length), …]`` of the bytes that the slot received, merged and in order."""
+        cdef slot_t *s = self.slot_at(slot)
+        cdef object_t *o = self.object_at(s.object, s.segment)
+        cdef uint32_t i, offset, n, start = 0, end = 0
+        out = []
+        for i in range(symbol_count(&o.g, s.size)):
+            if s.got[i // 64] >> i % 64 & 1:
+                n = symbol_place(&o.g, s.size, i, &offset)
+                if offset != end or end == 0:
+                    if end > start:
+                        out.append((start, end - start))
+                    start = offset
+                end = offset + n
+        if end > start:
+            out.append((start, end - start))
+        return out
+
+    def is_whole(self, int slot):
+        """Whether the slot received every symbol itself, none was here before."""
+        cdef slot_t *s = self.slot_at(slot)
+        cdef object_t *o = self.object_at(s.object, s.segment)
+        return count_bits(s.got, o.words) == symbol_count(&o.g, s.size)
+
+    def release(self, int slot):
+        """Give a slot back."""
+        cdef assembler *a = &self.a
+        cdef slot_t *s = self.slot_at(slot)
+        pthread_mutex_lock(&a.lock)
+        s.object = -1
+        a.nfree += 1
+        pthread_mutex_unlock(&a.lock)
+
+    def spilled(self, int slot):
+        """The symbols of this slot have been written out: they are here now; releases the slot."""
+        cdef assembler *a = &self.a
+        cdef slot_t *s = self.slot_at(slot)
+        cdef slot_t *other
+        cdef object_t *o = self.object_at(s.object, s.segment)
+        cdef uint32_t segment = s.segment, i, missing
+        pthread_mutex_lock(&a.lock)
+        try:
+            if o.state[segment] == WANTED:
+                if not o.have[segment]:
+                    o.have[segment] = <uint64_t *>calloc(o.words, 8)
+                    if not o.have[segment]:
+                        raise MemoryError
+                for i in range(o.words):
+                    o.have[segment][i] |= s.got[i]
+                if o.slot[segment] >= 0:  # packets went on arriving meanwhile
+                    other = &a.slots[o.slot[segment]]
+                    missing = symbol_count(&o.g, s.size)
+                    for i in range(o.words):
+                        missing -= __builtin_popcountll(other.got[i] | o.have[segment][i])
+                    other.missing = missing
+                    if not missing:
+                        push_event(a, COMPLETE, o.slot[segment])
+                        o.slot[segment] = -1
+                        o.state[segment] = HELD
+            s.object = -1
+            a.nfree += 1
+        finally:
+            pthread_mutex_unlock(&a.lock)
+
+    def counters(self):
+        """Packets by what became of them, and ``bytes`` of payload accepted."""
+        cdef assembler *a = &self.a
+        out = {word: a.drops[i] for i, word in enumerate(REASON_WORDS)}
+        out["bytes"] = a.bytes
+        return out
+
+    def pending(self):
+        """Whether events wait."""
+        return self.a.nevents > 0

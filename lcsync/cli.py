@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The command line: what is meant, and who does it. Heavy modules are imported where they are used."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from lcsync import __version__, const
+from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
+from lcsync.paths import is_local, printable, safe_relative, strip_prefix
+
+COMMANDS = ("demo", "doctor", "tune", "key", "watch")
+
+DESCRIPTION = """\
+Copies files to any number of machines at once over IPv6 multicast. One path shares it; a name and a destination fetch
+it; two paths sync the one onto the other. A sharing host answers no requests: it hears from MLD reports which groups
+have listeners, and sends to those."""
+
+EPILOG = """\
+A local path begins with ./, ../ or /; all else is a name on the network (name:X forces one). A folder D is shared as D
+and all below it as D/relative/path; NAME=PATH chooses the name.
+
+examples:
+  lcsync ./movie.iso              share a file as movie.iso
+  lcsync movie.iso ./             fetch it into this folder
+  lcsync /srv/class/              share a folder as class
+  lcsync class /tmp/              fetch the folder to /tmp/class
+  lcsync movie.iso                say what is shared under this name
+  lcsync ./a ./b                  make ./b equal to ./a
+  lcsync demo                     see it work on this machine alone
+
+exit codes:
+  0 done; 1 unexpected error; 2 usage; 3 no such interface; 4 no multicast here;
+  5 no privilege; 6 nobody shares the name; 7 source; 8 destination; 9 disk full;
+  10 wrong content; 11 stalled; 12 unsafe name; 13 a program is missing;
+  130 interrupted; 143 terminated"""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text}: not between {low:g} and {high:g}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _rate(text: str) -> float:
+    """Bits per second with an SI prefix, or ``max``."""
+    if text == "max":
+        return float("inf")
+    scale = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}.get(text[-1:].lower(), 1)
+    try:
+        value = float(text[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        value = 0
+    if not 1000 <= value <= 1e12:
+        raise argparse.ArgumentTypeError(f"{text}: not a rate; say 800k, 100M, 2.5G (bits per second) or max")
+    return value
+
+
+def _block_bytes(text: str) -> int:
+    scale = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    value = int(digits) * scale if digits.isdigit() else 0
+    if not const.BLOCK_BYTES_MIN <= value <= const.BLOCK_BYTES_MAX or value & (value - 1):
+        raise argparse.ArgumentTypeError(f"{text}: not a block size; a power of two from 1K to 1M, 16K unless told")
+    return value
+
+
+def _root(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != const.HASH_BYTES:
+        raise argparse.ArgumentTypeError(f"{text}: not a root; 64 hexadecimal digits, as lcsync NAME prints them")
+    return raw
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(reason=f"{message}; see lcsync --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; the manual page is made from it."""
+    p = _Parser(
+        prog="lcsync",
+        usage="lcsync [OPTION]... PATH | NAME [DEST] | SOURCE DEST",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("what", nargs="*", metavar="PATH|NAME", help="what to share, to fetch or to sync; see below")
+    p.add_argument("-V", "--version", action="store_true", help="print the version and exit")
+    p.add_argument("--share", action="store_true", help="share every PATH (as the program lcshare does)")
+    p.add_argument("--remote", action="store_true", help="the first argument is a name on the network")
+    p.add_argument("--hex", action="store_true", help="print the root and the block hashes of PATH")
+    p.add_argument("-n", "--dry-run", action="store_true", help="say what would be done, and do nothing")
+    talk = p.add_argument_group("talk")
+    talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    talk.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: say all")
+    talk.add_argument(
+        "--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v"
+    )
+    talk.add_argument("--stats", metavar="FILE", help="write figures to FILE at the end, as one JSON object")
+    both = p.add_argument_group("network")
+    both.add_argument(
+        "-i",
+        "--interface",
+        action="append",
+        default=[],
+        metavar="IFACE",
+        help="use this interface; may be given more than once (all that can do multicast unless told)",
+    )
+    both.add_argument(
+        "--scope", choices=tuple(const.SCOPES), default=const.SCOPE, help="how far groups reach (%(default)s unless told)"
+    )
+    both.add_argument(
+        "--port", type=_number(1, 65535), default=const.PORT, metavar="N", help="UDP port (%(default)s unless told)"
+    )
+    share = p.add_argument_group("sharing")
+    share.add_argument(
+        "--mld",
+        action="store_true",
+        default=None,
+        help="send only while somebody listens, and fail if MLD can't be heard (unless told: send all the time then)",
+    )
+    share.add_argument("--no-mld", dest="mld", action="store_false", help="send all the time, whether or not anybody listens")
+    share.add_argument(
+        "--bwlimit",
+        type=_rate,
+        default=const.BWLIMIT_BPS,
+        metavar="RATE",
+        help="bits per second in all, with k, M or G; max for no limit (100M unless told)",
+    )
+    share.add_argument(
+        "--delay", type=_number(0, 1e6), default=0, metavar="US", help="least time between two packets of a group, in µs"
+    )
+    share.add_argument(
+        "--hops", type=_number(0, 255), default=const.HOPS, metavar="N", help="hop limit of packets (%(default)s unless told)"
+    )
+    share.add_argument(
+        "--mtu",
+        type=_number(const.MTU_MIN, const.MTU_MAX),
+        default=const.MTU,
+        metavar="N",
+        help="largest IPv6 packet that the path carries (%(default)s unless told)",
+    )
+    share.add_argument(
+        "--tracker",
+        choices=("auto", "bloom", "tree", "list"),
+        default="auto",
+        help="how groups with listeners are kept: auto chooses by their expected number",
+    )
+    share.add_argument(
+        "--expect-groups",
+        type=_number(1, 1 << 32),
+        metavar="N",
+        help="how many groups to expect (those in the index, at most 4096, unless told)",
+    )
+    share.add_argument(
+        "--blocksz",
+        type=_block_bytes,
+        default=const.BLOCK_BYTES,
+        metavar="SIZE",
+        help="block size for sharing, local sync and --hex: a power of two from 1K to 1M (16K unless told)",
+    )
+    fetch = p.add_argument_group("fetching and syncing")
+    fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
+    fetch.add_argument("-a", "--archive", action="store_true", help="the same as -p, for now")
+    fetch.add_argument(
+        "-c",
+        "--channels",
+        type=_number(1, const.CHANNELS_MAX),
+        default=const.CHANNELS,
+        metavar="N",
+        help="most groups to be in at once (%(default)s unless told)",
+    )
+    fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
+    fetch.add_argument(
+        "--timeout",
+        type=_number(0, 1e9, float),
+        default=const.TIMEOUT_S,
+        metavar="S",
+        help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
+    )
+    old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
+    old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
+    old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
+    return p
+
+
+# --- what is meant ---
+
+
+def _share_pair(arg: str) -> tuple[bytes, bytes] | None:
+    """``(name, path)`` if the argument means a path to share: ``./PATH`` or ``NAME=./PATH``."""
+    if is_local(arg):
+        path = os.path.abspath(arg)
+        name = os.path.basename(path)
+        if not name:
+            raise UsageError(reason=f"{arg}: has no name of its own; say NAME={arg}")
+        return os.fsencode(name), os.fsencode(path)
+    name, equals, path = arg.partition("=")
+    if equals and is_local(path):
+        return _network_name(name), os.fsencode(os.path.abspath(path))
+    return None
+
+
+def _network_name(arg: str) -> bytes:
+    name = os.fsencode(strip_prefix(arg)).rstrip(b"/")
+    safe_relative(name)
+    return name
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    what: list[str] = args.what
+    if args.version:
+        print(f"lcsync {__version__}")
+        return 0
+    if not what:
+        raise UsageError(reason="nothing to do: name a path to share, or a name to fetch; see lcsync --help")
+    if args.hex:
+        return _hex(args, what)
+    first = None if args.remote else _share_pair(what[0])
+    if args.share:
+        return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
+    if len(what) == 1:
+        if first:
+            return _share(args, [first])
+        return _describe(args, what[0])
+    if len(what) > 2:
+        raise UsageError(reason=f"{len(what)} arguments; to share several paths: lcsync --share PATH...")
+    source, destination = what
+    if first and not is_local(destination):
+        return _share(args, [(_network_name(destination), first[1])])
+    if not is_local(destination):
+        raise UsageError(reason=f"{destination}: a destination begins with ./, ../ or /; did you mean ./{destination}?")
+    if is_local(source) and not args.remote:
+        return _sync(args, source, destination)
+    return _fetch(args, source, destination)
+
+
+def _not_local(arg: str) -> tuple[bytes, bytes]:
+    if os.path.lexists(arg):
+        return _network_name(os.path.basename(os.path.abspath(arg))), os.fsencode(os.path.abspath(arg))
+    raise SourceError(path=printable(arg), reason="no such file or folder")
+
+
+# --- who does it ---
+
+
+def _say(args: argparse.Namespace) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if not args.quiet:
+            print(f"lcsync: {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
+    if args.stats:
+        import json
+
+        from lcsync.errors import DestinationError
+
+        try:
+            with open(args.stats, "w", encoding="utf-8") as out:
+                json.dump(stats, out)
+                out.write("\n")
+        except OSError as error:
+            raise DestinationError(path=printable(args.stats), reason=f"{error.strerror}; choose another --stats FILE") from None
+
+
+def _hex(args: argparse.Namespace, what: Sequence[str]) -> int:
+    from lcsync import files
+
+    for path in what:
+        with files.closing(files.open_source(path)) as fd:
+            tree = files.read_block_hashes(fd, os.fstat(fd).st_size, args.blocksz)
+        print(f"root {tree.root.hex()}")
+        for leaf in tree.leaves:
+            print(leaf.tobytes().hex())
+    return 0
+
+
+def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
+    from lcsync import serve
+
+    say = _say(args)
+    options = serve.Options(
+        block_bytes=args.blocksz,
+        scope=args.scope,
+        port=args.port,
+        hops=args.hops,
+        mtu=args.mtu,
+        bwlimit_bps=args.bwlimit,
+        delay_s=args.delay / 1e6,
+        interfaces=args.interface,
+        tracker=args.tracker,
+        expect_groups=args.expect_groups,
+        mld=args.mld,
+        verbose=args.verbose,
+        say=say,
+    )
+    if args.dry_run:
+        for line in serve.describe(paths, options):
+            print(line)
+        return 0
+    with serve.serving(paths, options) as server:
+        say(server.greeting())
+        try:
+            server.run()
+        finally:
+            say(server.summary())
+            _write_stats(args, server.stats())
+    return 0
+
+
+def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
+    """Join the name's group: before anything heavy is imported."""
+    from lcsync import net
+    from lcsync.names import NameListener
+
+    name = _network_name(arg)
+    return NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port)
+
+
+def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
+    from lcsync import fetch
+
+    return fetch.Options(
+        scope=const.SCOPES[args.scope],
+        port=args.port,
+        channels=args.channels,
+        timeout_s=args.timeout or float("inf"),
+        root=args.root,
+        preserve=args.perms or args.archive,
+        dry_run=args.dry_run,
+        verbose=args.verbose,
+        say=_say(args),
+        progress=progress,
+    )
+
+
+def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
+    with _names(args, source) as names:
+        from lcsync import fetch
+        from lcsync.progress import Progress
+
+        progress = Progress(sys.stderr, args.quiet)
+        options = _fetch_options(args, progress)
+        try:
+            result = fetch.fetch(names, destination, options)
+        finally:
+            progress.close()
+        options.say(f"{printable(names.name)}: {result}")
+        _write_stats(args, result.stats())
+    return 0
+
+
+def _describe(args: argparse.Namespace, arg: str) -> int:
+    if os.path.lexists(arg) and not args.remote:
+        print(f"lcsync: to share it: lcsync ./{arg}", file=sys.stderr, flush=True)
+    with _names(args, arg) as names:
+        from lcsync import fetch
+
+        print(fetch.describe(names, _fetch_options(args, lambda here, total: None)))
+    return 0
+
+
+def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
+    from lcsync import local
+    from lcsync.text import human_bytes
+
+    summary = local.sync(
+        source,
+        destination,
+        block_bytes=args.blocksz,
+        dry_run=args.dry_run,
+        preserve_mode=args.perms or args.archive,
+        verbose=args.verbose,
+        out=sys.stdout,
+    )
+    speed = summary.bytes_compared / max(summary.seconds, 1e-9) / 1e9
+    skipped = f", {summary.files_skipped} skipped (not regular files)" if summary.files_skipped else ""
+    _say(args)(
+        f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}; "
+        f"{'would write' if args.dry_run else 'wrote'} {human_bytes(summary.bytes_written)} "
+        f"in {summary.files_changed} of them; {summary.seconds:.2f} s, {speed:.2f} GB/s{skipped}"
+    )
+    _write_stats(args, dict(vars(summary)))
+    return 0
+
+
+# --- the program ---
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse and do; raises what goes wrong."""
+    if argv and argv[0] in COMMANDS:
+        if argv[0] != "demo":
+            raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
+        from lcsync import demo
+
+        return demo.main(argv[1:])
+    args = parser().parse_intermixed_args(["--hex" if arg == "-hex" else arg for arg in argv])
+    args.quiet = args.quiet or args.loglevel == "error"
+    args.verbose = max(args.verbose, {"info": 1, "debug": 2}.get(args.loglevel, 0))
+    return _dispatch(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program ``lcsync``; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except Error as error:
+        print(f"lcsync: {error}", file=sys.stderr)
+        return error.exit_code
+    except Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        print("lcsync: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
+        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"lcsync: {path}{reason}", file=sys.stderr)
+        return Error.exit_code
+
+
+def share_main() -> int:
+    """The program ``lcshare``: shares all its arguments."""
+    return main(["--share", *sys.argv[1:]])

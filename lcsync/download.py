@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""One object on its way: what of it is here, what lacks. No I/O but through a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcsync import merkle
+from lcsync.const import SEGMENT_BYTES
+from lcsync.merkle import Hashes, Tree
+from lcsync.wire import source_geometry
+
+
+class Store(Protocol):
+    """Where an object is put together; offsets and lengths in bytes."""
+
+    def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None: ...
+
+    def read_at(self, length: int, offset: int) -> bytes: ...
+
+
+class Download:
+    """An object of ``length`` bytes under ``root``, being put together in ``store``.
+
+    ``lack`` says which segments are not here yet, ``asked`` of which the block hashes
+    would help because an old version of the segment is here.
+    """
+
+    def __init__(self, label: bytes, root: bytes, length: int, block_bytes: int, symbol_bytes: int) -> None:
+        self.label = label
+        self.root = root
+        self.length = length
+        self.block_bytes = block_bytes
+        self.symbol_bytes = symbol_bytes
+        self.geometry = source_geometry(length, block_bytes, symbol_bytes)
+        self.nodes: list[Hashes] | None = None
+        self.store: Store | None = None
+        self.lack: NDArray[np.bool_] = np.zeros(0, bool)
+        self.asked: NDArray[np.bool_] = np.zeros(0, bool)
+        self.elsewhere: NDArray[np.bool_] = np.zeros(0, bool)  # equal to a segment that is on its way
+        self.ready = False  # compared with what was here
+        self.object = -1  # number in the assembler
+        self._old: Tree | None = None
+        self._old_store: Store | None = None
+        self._old_blocks: dict[bytes, int] = {}
+        self._leaves: dict[int, Hashes] = {}
+        self._checked: dict[int, NDArray[np.bool_]] = {}  # blocks of a segment that are here and right
+
+    @property
+    def outline(self) -> Hashes:
+        assert self.nodes is not None
+        return self.nodes[0]
+
+    @property
+    def done(self) -> bool:
+        return self.ready and not self.lack.any()
+
+    def set_outline(self, data: bytes) -> bool:
+        """Take the segment hashes if they are what the root promises."""
+        hashes = merkle.as_hashes(data)
+        nodes = merkle.levels(hashes)
+        if merkle.content_root(self.length, self.block_bytes, nodes[-1].tobytes()) != self.root:
+            return False
+        self.nodes = nodes
+        return True
+
+    def set_all_leaves(self, data: bytes) -> bool:
+        """Take all block hashes at once, as a manifest has them."""
+        leaves = merkle.as_hashes(data)
+        if not self.set_outline(merkle.segment_hashes(leaves, self.block_bytes).tobytes()):
+            return False
+        per = SEGMENT_BYTES // self.block_bytes
+        self._leaves = {i: leaves[i * per : (i + 1) * per] for i in range(len(self.outline))}
+        return True
+
+    def segment_hash(self, segment: int) -> bytes:
+        return self.outline[segment].tobytes()
+
+    def compare(self, old: Tree | None, store: Store, old_store: Store | None) -> None:
+        """See what is here already: in place, elsewhere in the old content, or nothing but zeros.
+
+        ``store`` starts as a copy of ``old``, whose bytes ``old_store`` reads.
+        """
+        self.store = store
+        self._old = old
+        count = len(self.outline)
+        self.lack = np.ones(count, bool)
+        self.asked = np.zeros(count, bool)
+        self.elsewhere = np.zeros(count, bool)
+        places: dict[bytes, int] = {}
+        here = 0
+        if old is not None and old.length:
+            here = len(old.outline)
+            both = min(here, count)
+            self.lack[:both] = (self.outline[:both] != old.outline[:both]).any(axis=1)
+            places = {h.tobytes(): i for i, h in enumerate(old.outline)}
+        zeros = _zero_hashes(self.length, self.block_bytes) if self.lack.any() else {}
+        for segment in np.flatnonzero(self.lack).tolist():
+            digest = self.segment_hash(segment)
+            if digest in zeros:
+                self._put(segment, bytes(zeros[digest]))
+            elif digest in places and old_store is not None:
+                source = places[digest] * SEGMENT_BYTES
+                self._put(segment, old_store.read_at(self.geometry.segment_size(segment), source))
+            elif segment < here:
+                self.asked[segment] = True
+        if self.asked.any() and old is not None:
+            self._old_store = old_store
+            self._old_blocks = {h.tobytes(): i for i, h in enumerate(old.leaves)}
+        self.ready = True
+        for segment in np.flatnonzero(self.asked).tolist():
+            if segment in self._leaves:
+                self.set_leaves(segment, self._leaves[segment].tobytes())
+
+    def _put(self, segment: int, data: bytes | memoryview) -> bool:
+        """Write a whole segment if it is what its hash says."""
+        assert self.store is not None
+        leaves = merkle.hash_leaves(data, self.block_bytes)
+        if merkle.top(leaves) != self.segment_hash(segment):
+            return False
+        self.store.write_at(data, segment * SEGMENT_BYTES)
+        self.lack[segment] = self.asked[segment] = False
+        return True
+
+    def set_leaves(self, segment: int, data: bytes | memoryview) -> bool:
+        """Take the block hashes of a segment if its hash says so, and find out which blocks are here."""
+        assert self.store is not None
+        leaves = merkle.as_hashes(bytes(data))
+        if merkle.top(leaves) != self.segment_hash(segment):
+            return False
+        self._leaves[segment] = leaves
+        self.asked[segment] = False
+        checked = np.zeros(len(leaves), bool)
+        per = SEGMENT_BYTES // self.block_bytes
+        for i, leaf in enumerate(leaves):
+            at = segment * per + i
+            old = self._old_blocks.get(leaf.tobytes())
+            if self._old is not None and at < len(self._old.leaves) and (self._old.leaves[at] == leaf).all():
+                checked[i] = True
+            elif old is not None and self._old_store is not None:
+                start = at * self.block_bytes
+                size = min(self.block_bytes, self.length - start)
+                block = self._old_store.read_at(size, old * self.block_bytes)
+                if merkle.hash_leaves(block, self.block_bytes).tobytes() == leaf.tobytes():
+                    self.store.write_at(block, start)
+                    checked[i] = True
+        self._checked[segment] = checked
+        if checked.all():
+            self.lack[segment] = False
+        return True
+
+    def blocks_here(self, segment: int) -> NDArray[np.bool_] | None:
+        """Which blocks of a lacking segment are in the store, verified; None: none."""
+        return self._checked.get(segment)
+
+    def take(self, segment: int, data: memoryview, runs: Sequence[tuple[int, int]]) -> bool:
+        """A segment is complete: ``runs`` of ``data`` came from the wire, the rest is in the store.
+
+        Verifies it and writes what is new. If it is not what its hash says, nothing
+        unverified is kept: blocks with a known hash stay if they are right.
+        """
+        assert self.store is not None
+        start = segment * SEGMENT_BYTES
+        if runs != [(0, len(data))]:
+            position = 0
+            for offset, length in [*runs, (len(data), 0)]:
+                if offset > position:
+                    data[position:offset] = self.store.read_at(offset - position, start + position)
+                position = offset + length
+        leaves = merkle.hash_leaves(data, self.block_bytes)
+        if merkle.top(leaves) == self.segment_hash(segment):
+            for offset, length in runs:
+                self.store.write_at(data[offset : offset + length], start + offset)
+            self.lack[segment] = False
+            self._leaves.pop(segment, None)
+            self._checked.pop(segment, None)
+            return True
+        known = self._leaves.get(segment)
+        if known is not None:
+            right = (leaves == known).all(axis=1)
+            for block in np.flatnonzero(right).tolist():
+                offset = block * self.block_bytes
+                self.store.write_at(data[offset : offset + self.block_bytes], start + offset)
+            self._checked[segment] = right
+        return False
+
+    def take_copy(self, segment: int, data: memoryview) -> None:
+        """The same segment came for another place: verified already, write it here too."""
+        assert self.store is not None
+        self.store.write_at(data, segment * SEGMENT_BYTES)
+        self.lack[segment] = self.asked[segment] = False
+
+
+def _zero_hashes(length: int, block_bytes: int) -> dict[bytes, int]:
+    """Segment hashes of nothing but zeros, whole and last, with their sizes."""
+    out: dict[bytes, int] = {}
+    last = length % SEGMENT_BYTES
+    for size in {SEGMENT_BYTES if length >= SEGMENT_BYTES else 0, last}:
+        if size:
+            out[merkle.top(_zero_leaves(size, block_bytes))] = size
+    return out
+
+
+def _zero_leaves(size: int, block_bytes: int) -> Hashes:
+    full, rest = divmod(size, block_bytes)
+    raw = merkle.zero_leaf(block_bytes) * full + (merkle.zero_leaf(rest) if rest else b"")
+    return merkle.as_hashes(raw)

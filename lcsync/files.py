@@ -1,0 +1,547 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Reading and writing files safely.
+
+Sources are read, never mapped: a mapped file that shrinks is SIGBUS. A destination is built beside itself and renamed
+into place whole, so at any moment it is the old file or the new one. Every operation after the folder was opened is
+relative to that descriptor, so nobody can swap a folder for a symbolic link in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shlex
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcsync.const import (
+    COMPONENT_BYTES_MAX,
+    COPY_BYTES,
+    FICLONE,
+    HASH_THREADS,
+    READ_BYTES,
+    TOUCHED_BYTES_MIN,
+    TOUCHED_MARKS_MAX,
+)
+from lcsync.errors import DestinationError, DiskFull, SourceError
+from lcsync.merkle import Hashes, Tree, as_hashes, hash_leaves
+from lcsync.paths import printable, safe_relative
+from lcsync.text import human_bytes
+
+Buffer = bytes | bytearray | memoryview | NDArray[Any]
+
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FULL = {
+    errno.ENOSPC: "no space left there",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "larger than a file may be there (see also ulimit -f)",
+}
+DENIED = {
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "not permitted (immutable?); see lsattr, or choose another folder",
+    errno.EROFS: "the file system is read-only; mount it writable, or choose another destination",
+    errno.ELOOP: "a symbolic link is in the way; remove it, or name its target",
+    errno.ENOTDIR: "something that is not a folder is in the way; remove it, or choose another destination",
+    errno.EISDIR: "is a folder; remove it, or choose another name",
+}
+
+
+# --- sources ---
+
+
+def open_source(path: str | bytes, *, dir_fd: int | None = None, follow: bool = True) -> int:
+    """A descriptor of the regular file ``path`` (below ``dir_fd``) for reading; SourceError if there is none.
+
+    ``follow=False`` refuses a symbolic link as the last component. Opening never waits for the other end of a fifo.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    with _source_errors(path):
+        fd = os.open(path, flags, dir_fd=dir_fd)
+    kind = kind_of(os.fstat(fd).st_mode)
+    if kind == "file":
+        return fd
+    os.close(fd)
+    raise SourceError(path=printable(path), reason=f"is a {kind}, not a file")
+
+
+def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable[[int], None] | None = None) -> Tree:
+    """Hash the ``length`` bytes of the open file, in two threads and a bounded amount of memory.
+
+    ``progress`` is called with the bytes done so far, in the calling thread; what it raises ends the reading.
+    SourceError if the file has another length, or changes while it is read.
+    """
+    before = version(fd)
+    changed = SourceError(path=fd_name(fd), reason="changed while it was read; run again")
+    if before.length != length:
+        raise changed
+    buffers = [memoryview(bytearray(min(READ_BYTES, length))) for _ in range(HASH_THREADS)]
+
+    def work(offset: int) -> Hashes:
+        buffer = buffers.pop()
+        try:
+            piece = buffer[: length - offset]
+            if read_into(fd, piece, offset) < len(piece):
+                raise changed
+            return hash_leaves(piece, block_bytes)
+        finally:
+            buffers.append(buffer)
+
+    hashes: list[bytes] = []
+    pending: deque[Future[Hashes]] = deque()
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        try:
+            for offset in range(0, max(length, 1), READ_BYTES):
+                pending.append(pool.submit(work, offset))
+                if len(pending) > HASH_THREADS:
+                    hashes.append(pending.popleft().result().tobytes())
+                    if progress:
+                        progress(len(hashes) * READ_BYTES)
+            hashes += (future.result().tobytes() for future in pending)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if progress:
+        progress(length)
+    if version(fd) != before:
+        raise changed
+    return Tree(length, block_bytes, as_hashes(b"".join(hashes)))
+
+
+class Version(NamedTuple):
+    """What of a file's status changes whenever its content does."""
+
+    length: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+
+def version(fd: int) -> Version:
+    """The open file's version: equal before and after means that it did not change in between."""
+    return version_of(os.fstat(fd))
+
+
+def version_of(st: os.stat_result) -> Version:
+    """The version that a status tells of."""
+    return Version(st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_ino, st.st_dev)
+
+
+def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill ``buffer`` from ``offset``; the number of bytes read, less only at the end of the file."""
+    done = 0
+    with _source_errors(fd):
+        while done < len(buffer) and (n := os.preadv(fd, [buffer[done:]], offset + done)):
+            done += n
+    return done
+
+
+def kind_of(mode: int) -> str:
+    """What ``st_mode`` says that a thing is, in a word: ``file``, ``folder``, ``symbolic link`` ..."""
+    kinds = {
+        stat.S_IFREG: "file",
+        stat.S_IFDIR: "folder",
+        stat.S_IFLNK: "symbolic link",
+        stat.S_IFIFO: "fifo",
+        stat.S_IFSOCK: "socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def fd_name(fd: int) -> str:
+    """The path of an open file, for messages."""
+    try:
+        return printable(os.fsencode(Path(f"/proc/self/fd/{fd}").readlink()))
+    except OSError:
+        return f"descriptor {fd}"
+
+
+# --- folders and destinations ---
+
+
+def is_folder(path: str | bytes) -> bool:
+    """Whether ``path`` leads to a folder, as far as one may look."""
+    try:
+        return stat.S_ISDIR(Path(os.fsdecode(path)).stat().st_mode)
+    except OSError:
+        return False
+
+
+def open_folder(path: str | bytes, *, source: bool = False) -> int:
+    """A descriptor of the folder that the user named. DestinationError, or SourceError for a ``source``."""
+    with _source_errors(path) if source else _destination_errors(path, path):
+        return os.open(path, FOLDER_FLAGS)
+
+
+def open_beneath(root_fd: int, parts: tuple[bytes, ...], *, create: bool = False, source: bool = False) -> int:
+    """A descriptor of the folder ``parts`` (from ``safe_relative``) below ``root_fd``, through no symbolic link.
+
+    ``create`` makes the folders that are missing. DestinationError, or SourceError for a ``source``.
+    """
+    path = b"/".join(parts)
+    with _source_errors(path) if source else _destination_errors(path, path):
+        fd = os.dup(root_fd)
+        for part in parts:
+            with closing(fd) as above:
+                try:
+                    fd = os.open(part, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=above)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=above)
+                    fd = os.open(part, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=above)
+    return fd
+
+
+def names_in(folder_fd: int) -> list[bytes]:
+    """The names in a source folder, in byte order."""
+    with _source_errors(folder_fd), os.scandir(folder_fd) as entries:
+        return sorted(os.fsencode(entry.name) for entry in entries)
+
+
+@contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Closes ``fd`` at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_old(path: str | bytes, *, dir_fd: int | None = None) -> int | None:
+    """A descriptor of the file that a Target of this path would replace, for reading.
+
+    None if there is none, it may not be read, or it is a symbolic link: those are replaced, not followed.
+    DestinationError if something is there that a file may not replace.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+            return None
+        if error.errno == errno.ENXIO:
+            raise DestinationError(path=printable(path), reason=_in_the_way("socket")) from None
+        raise _destination_error(path, error) from None
+    kind = kind_of(os.fstat(fd).st_mode)
+    if kind == "file":
+        return fd
+    os.close(fd)
+    raise DestinationError(path=printable(path), reason=_in_the_way(kind))
+
+
+def resolve_destination(dest: str, base_name: bytes) -> str:
+    """Where a file called ``base_name`` goes: into ``dest`` if that is a folder or ends with a slash, else to ``dest``.
+
+    UnsafeName if ``base_name`` is no plain file name; DestinationError unless the folder exists.
+    """
+    (base,) = safe_relative(base_name)
+    if not dest:
+        raise DestinationError(path="''", reason="no destination; name a folder or a file")
+    folder, slash, name = dest.rpartition("/")
+    folder = folder + slash or "."
+    if not name or is_folder(dest):
+        folder, name = dest, os.fsdecode(base)
+    os.close(open_folder(folder))
+    return folder.rstrip("/") + "/" + name
+
+
+class Target:
+    """A file that is built beside its destination and renamed over it when it is whole.
+
+    ``path`` is the destination (below ``dir_fd``, if given: then it must be one plain name). The file starts with what
+    ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. ``need_bytes``, if the
+    caller knows better than "all that the old file does not bring", is what will newly be written, for the check of
+    free space. Use it as a context manager: leaving it without ``commit`` removes the temporary file.
+
+    DestinationError, DiskFull.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes,
+        old_fd: int | None,
+        length: int,
+        *,
+        dir_fd: int | None = None,
+        need_bytes: int | None = None,
+    ) -> None:
+        folder, slash, name = os.fsencode(path).rpartition(b"/")
+        if dir_fd is not None and slash:
+            raise ValueError("below dir_fd, the destination is one plain name")
+        (self._name,) = safe_relative(name)
+        self._path = path
+        self.length = length
+        self.fd = -1
+        self._temp = b".%s.lcsync-%s" % (self._name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
+        self._dir_fd = open_folder(folder + slash or b".") if dir_fd is None else os.dup(dir_fd)
+        try:
+            with _destination_errors(path):
+                self._replaces = self._look_at_destination()
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                self.fd = os.open(self._temp, flags, 0o600, dir_fd=self._dir_fd)
+                self._start_from(old_fd, need_bytes)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _look_at_destination(self) -> os.stat_result | None:
+        """The status of the file that will be replaced, if it is one."""
+        try:
+            here = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        kind = kind_of(here.st_mode)
+        if kind == "symbolic link":  # replaced, unless it leads to a thing as /dev/stdout does
+            with suppress(OSError):
+                kind = kind_of(os.stat(self._name, dir_fd=self._dir_fd).st_mode)
+            if kind in ("symbolic link", "file", "folder"):
+                return None
+        if kind != "file":
+            raise DestinationError(path=printable(self._path), reason=_in_the_way(kind))
+        return here
+
+    def _start_from(self, old_fd: int | None, need_bytes: int | None) -> None:
+        old = os.fstat(old_fd) if old_fd is not None else None
+        kept = min(old.st_size, self.length) if old else 0
+        shared = old_fd is not None and _clone(old_fd, self.fd)
+        self._check_space(
+            (self.length - kept if need_bytes is None else need_bytes)
+            + (0 if shared or not old else min(old.st_blocks * 512, kept))
+        )
+        if old_fd is not None and not shared:
+            _copy_data(old_fd, self.fd, kept)
+        os.ftruncate(self.fd, self.length)
+        # One mark for each granule that may hold data; the rest are holes. The file system is not asked (SEEK_DATA):
+        # some FUSE ones answer without what waits in the page cache.
+        self._granule_bytes = max(TOUCHED_BYTES_MIN, self.length // TOUCHED_MARKS_MAX)
+        self._touched = bytearray(self.length // self._granule_bytes + 1)
+        if kept:
+            self._touch(0, kept)
+
+    def _check_space(self, need: int) -> None:
+        fs = os.fstatvfs(self._dir_fd)
+        free = (fs.f_bavail if os.geteuid() else fs.f_bfree) * fs.f_frsize
+        if fs.f_blocks and need > free:  # some network file systems do not count
+            reason = f"needs {human_bytes(need)}, {human_bytes(free)} are free"
+            raise DiskFull(path=printable(self._path), reason=reason)
+
+    def _granules(self, offset: int, length: int) -> slice:
+        if offset < 0 or offset + length > self.length:
+            raise ValueError(f"{length} bytes at {offset} are outside of a file of {self.length}")
+        return slice(offset // self._granule_bytes, (offset + length - 1) // self._granule_bytes + 1)
+
+    def _touch(self, offset: int, length: int) -> None:
+        where = self._granules(offset, length)
+        self._touched[where] = b"\1" * (where.stop - where.start)
+
+    def write_at(self, data: Buffer, offset: int) -> None:
+        """Write all of ``data``. Zeros where nothing was written yet leave a hole. ValueError outside of the file."""
+        if not len(data):
+            return
+        flat = np.frombuffer(data, np.uint8)
+        if not any(self._touched[self._granules(offset, len(flat))]) and not flat.any():
+            return
+        self._touch(offset, len(flat))
+        with _destination_errors(self._path):
+            _write_all(self.fd, flat.data, offset)
+
+    def read_at(self, length: int, offset: int) -> bytes:
+        """``length`` bytes at ``offset``; fewer only at the end of the file."""
+        buffer = bytearray(length)
+        with memoryview(buffer) as view:
+            done = read_into(self.fd, view, offset)
+        return bytes(buffer[:done])
+
+    def copy_within(self, src_offset: int, dst_offset: int, length: int) -> None:
+        """Copy a range of the file onto another one of the same length; they may overlap."""
+        if not length or src_offset == dst_offset:
+            return
+        self._granules(src_offset, length)
+        self._touch(dst_offset, length)
+        with _destination_errors(self._path):
+            if abs(src_offset - dst_offset) >= length:
+                _copy_range(self.fd, self.fd, src_offset, dst_offset, length)
+                return
+            starts = range(0, length, READ_BYTES)
+            for start in starts if dst_offset < src_offset else reversed(starts):
+                piece = self.read_at(min(READ_BYTES, length - start), src_offset + start)
+                _write_all(self.fd, memoryview(piece), dst_offset + start)
+
+    def commit(self, mode: int | None, mtime_ns: int | None) -> None:
+        """Put the file in its place, durably: on return it survives a power cut.
+
+        ``mode``: permission bits (never setuid, setgid or sticky); None: as the file replaced, or as umask says.
+        ``mtime_ns``: None for now. On an error the old file is still in place, whole.
+        """
+        with _destination_errors(self._path):
+            if self._replaces:
+                _give_to(self.fd, self._replaces)
+            if mode is None:
+                mode = self._replaces.st_mode if self._replaces else 0o666 & ~_umask()
+            os.fchmod(self.fd, mode & 0o777)
+            if mtime_ns is not None:
+                os.utime(self.fd, ns=(os.fstat(self.fd).st_atime_ns, mtime_ns))
+            os.fsync(self.fd)
+            os.rename(self._temp, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+            self._temp = b""
+            _sync_folder(self._dir_fd)
+        self._close()
+
+    def abort(self) -> None:
+        """Remove the temporary file; nothing after ``commit`` or a first ``abort``."""
+        if self.fd >= 0 and self._temp:
+            with suppress(OSError):
+                os.unlink(self._temp, dir_fd=self._dir_fd)
+            self._temp = b""
+        self._close()
+
+    def _close(self) -> None:
+        for fd in (self.fd, self._dir_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._dir_fd = -1
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+# --- how ---
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    """Write all of ``view``, in as many calls as it takes."""
+    while view:
+        n = os.pwrite(fd, view, offset)
+        view = view[n:]
+        offset += n
+
+
+def _clone(src_fd: int, dst_fd: int) -> bool:
+    """Share all blocks of one file with an empty one, where the file system can."""
+    try:
+        fcntl.ioctl(dst_fd, FICLONE, src_fd)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_data(src_fd: int, dst_fd: int, stop: int) -> None:
+    """Copy what is not a hole, up to ``stop``."""
+    end = 0
+    while end < stop:
+        try:
+            start = os.lseek(src_fd, end, os.SEEK_DATA)
+            end = min(os.lseek(src_fd, start, os.SEEK_HOLE), stop)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
+                return
+            start, end = end, stop  # cannot tell: all of it is data
+        if start < end:
+            _copy_range(src_fd, dst_fd, start, start, end - start)
+
+
+def _copy_range(src_fd: int, dst_fd: int, src_offset: int, dst_offset: int, length: int) -> None:
+    """Copy in the kernel where it can (shared blocks, server-side copies), else through memory."""
+    while length:
+        try:
+            n = os.copy_file_range(src_fd, dst_fd, min(length, COPY_BYTES), src_offset, dst_offset)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+            n = 0
+        if not n:
+            piece = os.pread(src_fd, min(length, READ_BYTES), src_offset)
+            if not piece:
+                return  # the source became shorter; whoever hashed it will see that
+            _write_all(dst_fd, memoryview(piece), dst_offset)
+            n = len(piece)
+        src_offset += n
+        dst_offset += n
+        length -= n
+
+
+def _sync_folder(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has nothing to do for a folder
+            raise
+
+
+def _give_to(fd: int, owner: os.stat_result) -> None:
+    """Keep owner and group of the file that is replaced, as far as this process may."""
+    here = os.fstat(fd)
+    for uid, gid in ((owner.st_uid, owner.st_gid), (-1, owner.st_gid)):
+        if (here.st_uid, here.st_gid) == (owner.st_uid, owner.st_gid):
+            return
+        with suppress(PermissionError):
+            os.fchown(fd, uid, gid)
+            return
+
+
+def _umask() -> int:
+    """This process's umask, without the moment of another one that os.umask() needs to read it."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
+
+
+def _in_the_way(kind: str) -> str:
+    return f"is a {kind}; remove it, or choose another name"
+
+
+@contextmanager
+def _source_errors(path: str | bytes | int) -> Iterator[None]:
+    """Says an OSError as a SourceError."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOENT: "no such file",
+            errno.ENXIO: "is a socket or a device, not a file",
+            errno.ELOOP: "is a symbolic link, or too many of them",
+            errno.ENOTDIR: "part of the path is not a folder",
+        }
+        reason = reasons.get(error.errno or 0) or (error.strerror or str(error)).lower()
+        shown = fd_name(path) if isinstance(path, int) else printable(path)
+        raise SourceError(path=shown, reason=reason) from None
+
+
+@contextmanager
+def _destination_errors(path: str | bytes, folder: str | bytes | None = None) -> Iterator[None]:
+    """Says an OSError as a DestinationError or DiskFull that tells what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _destination_error(path, error, folder) from None
+
+
+def _destination_error(
+    path: str | bytes, error: OSError, folder: str | bytes | None = None
+) -> DestinationError | DiskFull:
+    code = error.errno or 0
+    shown = printable(path)
+    if code in FULL:
+        return DiskFull(path=shown, reason=FULL[code])
+    if code == errno.ENOENT and folder is not None:
+        reason = f"no such folder; make it first: mkdir -p {shlex.quote(printable(folder))}"
+        return DestinationError(path=shown, reason=reason)
+    return DestinationError(path=shown, reason=DENIED.get(code) or (error.strerror or str(error)).lower())

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""What a share offers: files → trees, folders → lists, names → manifests; and the way back to the bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lcsync import files, listing, merkle
+from lcsync.const import INLINE_BYTES_MAX, SEGMENT_BYTES, SEGMENT_CACHE
+from lcsync.errors import SourceError
+from lcsync.listing import Entry
+from lcsync.manifest import Content, describe
+from lcsync.merkle import Tree
+from lcsync.paths import printable
+
+Progress = Callable[[bytes, int, int], None]  # path, bytes done, bytes in all
+
+
+@dataclass(eq=False)
+class Item:
+    """A shared name. A file has a path and a version; a folder's list of entries is in memory, as ``data``."""
+
+    name: bytes
+    path: bytes
+    tree: Tree
+    kind: Content
+    mode: int
+    mtime_ns: int
+    serial: int
+    version: files.Version | None
+    data: bytes | None
+    changed: bool = False  # no longer what its tree says
+
+    @property
+    def inline(self) -> bytes | None:
+        """The content, if it is so short that it travels in the manifest."""
+        return self.data if self.tree.length <= INLINE_BYTES_MAX else None
+
+    def manifest(self, symbol_bytes: int) -> bytes:
+        """The packet that describes the name."""
+        return describe(
+            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline
+        ).encode()
+
+    def looks_changed(self) -> bool:
+        """Whether the file at the path is no longer the one that was hashed."""
+        if self.version is not None and not self.changed:
+            try:
+                self.changed = files.version_of(os.stat(self.path)) != self.version
+            except OSError:
+                self.changed = True
+        return self.changed
+
+
+class Index:
+    """Names and what is behind them.
+
+    What of a folder can't be read is said in ``skipped`` and does not stop the rest. ``before``
+    is an older index of the same names, from which unchanged files are taken.
+    """
+
+    def __init__(self, block_bytes: int, progress: Progress | None = None, before: Index | None = None) -> None:
+        self.block_bytes = block_bytes
+        self.progress = progress
+        self.items: list[Item] = []
+        self.skipped: list[str] = []
+        self.given: list[tuple[bytes, bytes]] = []
+        self._before = {item.name: item for item in before.items} if before else {}
+
+    def add(self, name: bytes, path: bytes) -> None:
+        """Share a file or a folder under ``name``. SourceError."""
+        self.given.append((name, path))
+        if files.is_folder(path):
+            self._folder(name, path)
+        else:
+            self.items.append(self._file(name, path))
+
+    def again(self) -> Index:
+        """A new index of the same names: changed files are hashed, the others keep their trees."""
+        fresh = Index(self.block_bytes, self.progress, self)
+        for name, path in self.given:
+            try:
+                fresh.add(name, path)
+            except SourceError as error:
+                fresh.skipped.append(str(error))
+        fresh._before = {}
+        return fresh
+
+    def _folder(self, name: bytes, path: bytes) -> list[Entry]:
+        """Add all below a folder, then the list of it; returns the entries relative to it."""
+        entries: list[Entry] = []
+        with files.closing(files.open_folder(path, source=True)) as fd:
+            names = files.names_in(fd)
+            info = os.fstat(fd)
+        for base in names:
+            below, title = os.path.join(path, base), name + b"/" + base
+            try:
+                mode = os.lstat(below).st_mode
+                if stat.S_ISDIR(mode):
+                    for e in self._folder(title, below):
+                        entries.append(Entry(base + b"/" + e.path, e.length, e.mode, e.mtime_ns, e.top, e.inline))
+                elif stat.S_ISREG(mode):
+                    item = self._file(title, below)
+                    self.items.append(item)
+                    top = item.tree.nodes[-1].tobytes()
+                    entries.append(Entry(base, item.tree.length, item.mode, item.mtime_ns, top, item.inline))
+                else:
+                    self.skipped.append(f"{printable(below)}: is a {files.kind_of(mode)}, not shared")
+            except (OSError, SourceError) as error:
+                self.skipped.append(str(error))
+        data = listing.encode(entries)
+        tree = Tree(len(data), self.block_bytes, merkle.hash_leaves(data, self.block_bytes))
+        mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
+        old = self._before.get(name)
+        serial = old.serial if old and old.tree.root == tree.root else self._serial(old)
+        self.items.append(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, None, data))
+        return entries
+
+    def _file(self, name: bytes, path: bytes) -> Item:
+        old = self._before.get(name)
+        if old and old.version and old.path == path and not old.looks_changed():
+            return old
+        try:
+            return self._read(name, path, old)
+        except SourceError:
+            if old is None or not os.path.lexists(path):
+                raise
+            old.changed = True  # being written to just now: stays unsent, and is read again later
+            return old
+
+    def _read(self, name: bytes, path: bytes, old: Item | None) -> Item:
+        with files.closing(files.open_source(path)) as fd:
+            info = os.fstat(fd)
+            seen = files.version_of(info)
+
+            def report(done: int) -> None:
+                if self.progress:
+                    self.progress(path, done, seen.length)
+
+            tree = files.read_block_hashes(fd, seen.length, self.block_bytes, report)
+            data = os.pread(fd, INLINE_BYTES_MAX, 0) if seen.length <= INLINE_BYTES_MAX else None
+        if data is not None and merkle.hash_leaves(data, self.block_bytes).tobytes() != tree.leaves.tobytes():
+            raise SourceError(path=printable(path), reason="changed while it was read; run again")
+        mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
+        return Item(name, path, tree, Content.FILE, mode, mtime_ns, self._serial(old), seen, data)
+
+    @staticmethod
+    def _serial(old: Item | None) -> int:
+        """Never falls, for this process; nor across its restarts, while the clock does not."""
+        return max(time.time_ns(), old.serial + 1 if old else 0)
+
+
+class SegmentCache:
+    """Segments read from shared files, each hashed before it is given out; the last used stay in memory."""
+
+    def __init__(self, segments: int = SEGMENT_CACHE) -> None:
+        self.limit = segments
+        self.read_bytes = 0
+        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def load(self, item: Item, segment: int) -> bytes | None:
+        """The bytes of a segment; None, and the item is marked, if they are not what its tree says."""
+        start = segment * SEGMENT_BYTES
+        if item.data is not None:
+            return item.data[start : start + SEGMENT_BYTES]
+        digest = item.tree.outline[segment].tobytes()
+        data = self._kept.get(digest)
+        if data is not None:
+            self._kept.move_to_end(digest)
+            return data
+        size = min(SEGMENT_BYTES, item.tree.length - start)
+        try:
+            with files.closing(files.open_source(item.path)) as fd:
+                data = os.pread(fd, size, start)
+        except (OSError, SourceError):
+            data = b""
+        if merkle.top(merkle.hash_leaves(data, item.tree.block_bytes)) != digest:
+            item.changed = True
+            return None
+        self.read_bytes += len(data)
+        self._kept[digest] = data
+        if len(self._kept) > self.limit:
+            self._kept.popitem(last=False)
+        return data

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The two sockets that hear MLD on one interface. Both are needed:
+
+- AF_PACKET hears other hosts, MLDv1 too, whose reports go to the group itself; but never this host's own packets;
+- a raw ICMPv6 socket in ff02::16 hears the joins of this same host, which come back to it as multicast does.
+
+What both could hear is taken from the first only. Everything that needs a privilege is done when a Listener is made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from collections import Counter
+from pathlib import Path
+
+from lcsync.const import (
+    LAST_LISTENER_QUERY_S,
+    LISTENER_BUFFER_BYTES,
+    MLD_MESSAGE_BYTES_MAX,
+    QUERY_INTERVAL_S,
+    ROBUSTNESS,
+)
+from lcsync.errors import NoMulticast, NoPrivilege
+from lcsync.mld import (
+    ALL_MLDV2_ROUTERS,
+    ALL_NODES,
+    HOP_BY_HOP,
+    HOP_LIMIT,
+    ICMPV6,
+    ROUTER_ALERT,
+    UNSPECIFIED,
+    MldError,
+    Type,
+    has_router_alert,
+    is_link_local,
+    parse_packet,
+    query_v2,
+)
+
+_ETH_P_IPV6 = 0x86DD
+_SOL_PACKET = 263
+_PACKET_ADD_MEMBERSHIP = 1
+_PACKET_MR_ALLMULTI = 2
+_SO_ATTACH_FILTER = 26
+_ICMP6_FILTER = 1
+_IFA_UNUSABLE = 0x08 | 0x40  # duplicate, or not yet known to be none
+_PACKET_BYTES_MAX = 40 + 2048 + MLD_MESSAGE_BYTES_MAX  # the longest hop-by-hop header is 2048
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(2048)
+_OURS = (socket.PACKET_HOST, socket.PACKET_BROADCAST, socket.PACKET_MULTICAST)  # not e.g. a VLAN that is not here
+
+# Classic BPF: (code, jump if true, jump if false, operand); offsets count from the IPv6 header.
+_LOAD, _LOAD_INDEXED, _SHIFT, _TO_INDEX, _IF_EQUAL, _RETURN = 0x30, 0x50, 0x64, 0x07, 0x15, 0x06
+_FILTER = (
+    (_LOAD, 0, 0, 6),  # next header
+    (_IF_EQUAL, 0, 10, HOP_BY_HOP),
+    (_LOAD, 0, 0, 40),  # next header of the hop-by-hop header
+    (_IF_EQUAL, 0, 8, ICMPV6),
+    (_LOAD, 0, 0, 41),  # its length, in 8 octets beyond the first 8
+    (_SHIFT, 0, 0, 3),
+    (_TO_INDEX, 0, 0, 0),
+    (_LOAD_INDEXED, 0, 0, 48),  # ICMPv6 type
+    (_IF_EQUAL, 4, 0, Type.REPORT_V2),
+    (_IF_EQUAL, 3, 0, Type.REPORT_V1),
+    (_IF_EQUAL, 2, 0, Type.DONE),
+    (_IF_EQUAL, 1, 0, Type.QUERY),
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+)
+
+
+class Listener:
+    """Hears MLD on one interface; non-blocking.
+
+    ``kinds``: ``both``, ``packet`` or ``raw``. ``drops`` counts what was thrown away, by reason.
+    Raises NoPrivilege without CAP_NET_RAW, NoMulticast if the interface can't do it.
+    """
+
+    def __init__(self, ifindex: int, name: str, kinds: str = "both") -> None:
+        if kinds not in ("both", "packet", "raw"):
+            raise ValueError(f"{kinds}: no such kind of listener (have: both, packet, raw)")
+        self.ifindex = ifindex
+        self.name = name
+        self.drops: Counter[str] = Counter()
+        self._packet: socket.socket | None = None
+        self._raw: socket.socket | None = None
+        try:
+            if kinds != "raw":
+                self._open_packet()
+            if kinds != "packet":
+                self._open_raw()
+        except PermissionError:
+            self.close()
+            raise NoPrivilege(reason=f"{name}: opening the MLD listener needs CAP_NET_RAW") from None
+        except OSError as error:
+            self.close()
+            raise NoMulticast(reason=f"{name}: opening the MLD listener failed: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_packet(self) -> None:
+        # Protocol 0 hears nothing: the filter is there before the first packet.
+        sock = self._packet = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+        program = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
+        memory = ctypes.create_string_buffer(program, len(program))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(memory)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTENER_BUFFER_BYTES)
+        membership = struct.pack("iHH8x", self.ifindex, _PACKET_MR_ALLMULTI, 0)
+        sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+        sock.bind((self.name, _ETH_P_IPV6))
+
+    def _open_raw(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        sock = self._raw = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
+        passed = (Type.REPORT_V2, Type.REPORT_V1, Type.DONE) + (() if self._packet else (Type.QUERY,))
+        blocked = [0xFFFFFFFF] * 8
+        for number in passed:
+            blocked[number >> 5] &= ~(1 << (number & 31))
+        sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", *blocked))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTENER_BUFFER_BYTES)
+        for option in (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS, socket.IPV6_RECVPKTINFO):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.ifindex)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, ROUTER_ALERT)
+        request = ALL_MLDV2_ROUTERS + struct.pack("I", self.ifindex)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+
+    def filenos(self) -> list[int]:
+        """What to poll for reading."""
+        return [sock.fileno() for sock in (self._packet, self._raw) if sock]
+
+    def close(self) -> None:
+        for sock in (self._packet, self._raw):
+            if sock:
+                sock.close()
+        self._packet = self._raw = None
+
+    # --- receiving ---
+
+    def receive(self, budget: int) -> list[tuple[bytes, bytes]]:
+        """(source, ICMPv6 message) of what is waiting, reading at most ``budget`` packets from each socket.
+
+        Never raises for what arrives: a bad packet is dropped and counted.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        if self._packet:
+            self._receive_packet(self._packet, budget, found)
+        if self._raw:
+            self._receive_raw(self._raw, budget, found)
+        return found
+
+    def _receive_packet(self, sock: socket.socket, budget: int, found: list[tuple[bytes, bytes]]) -> None:
+        for _ in range(budget):
+            try:
+                packet, address = sock.recvfrom(_PACKET_BYTES_MAX)
+                if address[2] not in _OURS:
+                    raise MldError("not for us")
+                source, _, message = parse_packet(packet)
+                found.append((source, message))
+            except BlockingIOError:
+                break
+            except OSError:  # says once that the interface went down; goes on when it is up again
+                self.drops["socket"] += 1
+            except MldError as error:
+                self.drops[error.reason] += 1
+
+    def _receive_raw(self, sock: socket.socket, budget: int, found: list[tuple[bytes, bytes]]) -> None:
+        own: list[bytes] | None = None
+        for _ in range(budget):
+            try:
+                message, ancillary, flags, address = sock.recvmsg(MLD_MESSAGE_BYTES_MAX, _ANCILLARY_BYTES)
+                source = socket.inet_pton(socket.AF_INET6, address[0].partition("%")[0])
+                ifindex, hops, options = _read_ancillary(ancillary)
+                if ifindex != self.ifindex:
+                    continue
+                if self._packet:
+                    if own is None:
+                        own = own_addresses(self.ifindex)  # at each call: addresses come and go
+                    if source not in own:
+                        continue
+                if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                    raise MldError("too long")
+                if hops != HOP_LIMIT:
+                    raise MldError("hop limit")
+                if not is_link_local(source):
+                    raise MldError("source")
+                if not has_router_alert(options):
+                    raise MldError("router alert")
+                found.append((source, message))
+            except BlockingIOError:
+                break
+            except OSError:
+                self.drops["socket"] += 1
+            except MldError as error:
+                self.drops[error.reason] += 1
+
+    # --- sending ---
+
+    def send_query(
+        self,
+        group: bytes = UNSPECIFIED,
+        response_s: float = LAST_LISTENER_QUERY_S,
+        robustness: int = ROBUSTNESS,
+        interval_s: float = QUERY_INTERVAL_S,
+    ) -> bool:
+        """Send an MLDv2 query for one group, or a general one; whether it could be sent."""
+        destination = ALL_NODES if group == UNSPECIFIED else group
+        return self.send(destination, query_v2(group, response_s, robustness, interval_s))
+
+    def send(self, destination: bytes, message: bytes) -> bool:
+        """Send an ICMPv6 message, from a link-local address, as MLD wants it; whether it could be sent.
+
+        The raw socket does it; the kernel fills in the checksum.
+        """
+        try:
+            sources = [address for address in own_addresses(self.ifindex) if is_link_local(address)]
+            if not self._raw or not sources:
+                self.drops["nothing to send from"] += 1
+                return False
+            source = sources[0] + struct.pack("I", self.ifindex)
+            target = (socket.inet_ntop(socket.AF_INET6, destination), 0, 0, self.ifindex)
+            self._raw.sendmsg([message], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, target)
+        except OSError:
+            self.drops["send"] += 1
+            return False
+        return True
+
+
+def _read_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int, bytes]:
+    """(interface index, hop limit, hop-by-hop header) of a packet on the raw socket; zeros for what is not there."""
+    ifindex = hops = 0
+    options = b""
+    for level, kind, value in ancillary:
+        if level != socket.IPPROTO_IPV6:
+            continue
+        if kind == socket.IPV6_PKTINFO and len(value) >= 20:
+            (ifindex,) = struct.unpack_from("I", value, 16)
+        elif kind == socket.IPV6_HOPLIMIT and len(value) >= 4:
+            (hops,) = struct.unpack_from("i", value)
+        elif kind == socket.IPV6_HOPOPTS:
+            options = value
+    return ifindex, hops, options
+
+
+def own_addresses(ifindex: int) -> list[bytes]:
+    """IPv6 addresses of the interface that can be used now, 16 bytes each; none if it is gone."""
+    found = []
+    # thread-self, not self: a thread may be in another network namespace than its process
+    for line in Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii").splitlines():
+        address, index, _, _, flags, _ = line.split()
+        if int(index, 16) == ifindex and not int(flags, 16) & _IFA_UNUSABLE:
+            found.append(bytes.fromhex(address))
+    return found

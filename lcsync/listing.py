@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""A folder's list of entries: the object that a folder's name stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cbor2
+
+from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, OBJECT_BYTES_MAX
+from lcsync.paths import safe_relative
+
+
+class ListingError(Exception):
+    """What is wrong with a list of entries."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One regular file: ``path`` relative to the folder, size in bytes, ``top`` node of its tree or its content."""
+
+    path: bytes
+    length: int
+    mode: int
+    mtime_ns: int
+    top: bytes
+    inline: bytes | None = None
+
+
+def encode(entries: list[Entry]) -> bytes:
+    """Entries in byte order of their paths."""
+    rows = [
+        [e.path, e.length, e.mode, e.mtime_ns, e.top if e.inline is None else e.inline]
+        for e in sorted(entries, key=lambda e: e.path)
+    ]
+    return cbor2.dumps(rows, canonical=True)
+
+
+def decode(data: bytes) -> list[Entry]:
+    """Read a list whose bytes have been verified, but whose author may be hostile: every path stays inside."""
+    try:
+        rows = cbor2.loads(data)
+        entries = [_entry(*row) for row in rows]
+    except ListingError:
+        raise
+    except Exception as error:
+        raise ListingError("not a list of entries") from error
+    if any(a.path >= b.path for a, b in zip(entries, entries[1:])):
+        raise ListingError("entries out of order")
+    return entries
+
+
+def _entry(path: object, length: object, mode: object, mtime_ns: object, content: object) -> Entry:
+    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, 1 << 63))
+    if not isinstance(path, bytes) or not isinstance(content, bytes):
+        raise ListingError("an entry without path or content")
+    if any(type(n) is not int or not 0 <= n <= most for n, most in numbers):
+        raise ListingError("an entry with impossible numbers")
+    assert isinstance(length, int) and isinstance(mode, int) and isinstance(mtime_ns, int)
+    safe_relative(path)
+    if length <= INLINE_BYTES_MAX:
+        if len(content) != length:
+            raise ListingError("an entry with a wrong length")
+        return Entry(path, length, mode, mtime_ns, b"", content)
+    if len(content) != HASH_BYTES:
+        raise ListingError("an entry without a hash")
+    return Entry(path, length, mode, mtime_ns, content)

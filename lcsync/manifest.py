@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The manifest: one packet of deterministic CBOR (RFC 8949 section 4.2) that describes a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import cbor2
+
+from lcsync import merkle
+from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, MANIFEST_VERSION, OBJECT_BYTES_MAX, SEGMENT_BYTES
+from lcsync.wire import is_block_size, is_symbol_size
+
+
+class ManifestError(Exception):
+    """What is wrong with a manifest, in a word for the drop counters."""
+
+
+class Content(IntEnum):
+    """What the root of a manifest stands for."""
+
+    FILE = 0
+    PACK = 1  # reserved: a whole folder as one object
+    LIST = 2  # a folder: the object is the list of its entries
+
+
+# Keys of the map; the version sorts first.
+VERSION, KIND, ROOT, LENGTH, BLOCK, SYMBOL, MODE, MTIME, SERIAL, INLINE, LEAVES, OUTLINE = range(12)
+# 15 is reserved for the signature.
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A name's content: ``root`` and geometry, sizes in bytes, ``mtime_ns`` since the epoch.
+
+    At most one of ``inline`` (the content itself), ``leaves`` (all block hashes) and
+    ``outline`` (all segment hashes) is there: the most telling that fits the packet.
+    ``serial`` never falls for a name.
+    """
+
+    kind: Content
+    root: bytes
+    length: int
+    block_bytes: int
+    symbol_bytes: int
+    mode: int
+    mtime_ns: int
+    serial: int
+    inline: bytes | None = None
+    leaves: bytes | None = None
+    outline: bytes | None = None
+
+    def encode(self) -> bytes:
+        fields = {
+            VERSION: MANIFEST_VERSION,
+            KIND: int(self.kind),
+            ROOT: self.root,
+            LENGTH: self.length,
+            BLOCK: self.block_bytes,
+            SYMBOL: self.symbol_bytes,
+            MODE: self.mode,
+            MTIME: self.mtime_ns,
+            SERIAL: self.serial,
+            INLINE: self.inline,
+            LEAVES: self.leaves,
+            OUTLINE: self.outline,
+        }
+        return cbor2.dumps({k: v for k, v in fields.items() if v is not None}, canonical=True)
+
+
+def describe(
+    tree: merkle.Tree, kind: Content, symbol_bytes: int, mode: int, mtime_ns: int, serial: int, data: bytes | None
+) -> Manifest:
+    """The manifest of a tree, with as much of its inside as fits; ``data``: the content if it is short."""
+    bare = Manifest(kind, tree.root, tree.length, tree.block_bytes, symbol_bytes, mode, mtime_ns, serial)
+    if data is not None and tree.length <= INLINE_BYTES_MAX:
+        return Manifest(**{**vars(bare), "inline": data})
+    room = symbol_bytes - len(bare.encode()) - 4  # a key and the head of a byte string
+    for name, hashes in (("leaves", tree.leaves), ("outline", tree.outline)):
+        if hashes.nbytes <= room:
+            return Manifest(**{**vars(bare), name: hashes.tobytes()})
+    return bare
+
+
+def _unsigned(value: object, bits: int) -> bool:
+    return type(value) is int and 0 <= value < 1 << bits
+
+
+def decode(payload: bytes) -> Manifest:
+    """Read a manifest from outside; ManifestError with a reason word. What it claims of its root is checked."""
+    try:
+        fields = cbor2.loads(payload)
+        canonical = isinstance(fields, dict) and cbor2.dumps(fields, canonical=True) == payload
+    except Exception as error:  # whatever a decoder makes of hostile bytes, it is a bad packet
+        raise ManifestError("cbor") from error
+    if not canonical:
+        raise ManifestError("cbor")
+    if fields.get(VERSION) != MANIFEST_VERSION:
+        raise ManifestError("version")
+    if fields.get(KIND) not in (Content.FILE, Content.LIST):
+        raise ManifestError("kind")
+    root, length, block = fields.get(ROOT), fields.get(LENGTH), fields.get(BLOCK)
+    if not isinstance(root, bytes) or len(root) != HASH_BYTES:
+        raise ManifestError("root")
+    if not _unsigned(length, 64) or length > OBJECT_BYTES_MAX:
+        raise ManifestError("length")
+    if not is_block_size(block):
+        raise ManifestError("block")
+    if not is_symbol_size(fields.get(SYMBOL)):
+        raise ManifestError("symbol")
+    if not all(_unsigned(fields.get(key), bits) for key, bits in ((MODE, 16), (MTIME, 63), (SERIAL, 64))):
+        raise ManifestError("metadata")
+    inside = [fields.get(key) for key in (INLINE, LEAVES, OUTLINE)]
+    if any(value is not None and not isinstance(value, bytes) for value in inside):
+        raise ManifestError("inside")
+    manifest = Manifest(
+        Content(fields[KIND]), root, length, block, fields[SYMBOL], fields[MODE], fields[MTIME], fields[SERIAL], *inside
+    )
+    _check_inside(manifest)
+    return manifest
+
+
+def _check_inside(m: Manifest) -> None:
+    if m.inline is not None:
+        if len(m.inline) != m.length:
+            raise ManifestError("inside")
+        nodes = merkle.hash_leaves(m.inline, m.block_bytes)
+    elif m.leaves is not None:
+        if len(m.leaves) != merkle.block_count(m.length, m.block_bytes) * HASH_BYTES:
+            raise ManifestError("inside")
+        nodes = merkle.as_hashes(m.leaves)
+    elif m.outline is not None:
+        if len(m.outline) != merkle.block_count(m.length, SEGMENT_BYTES) * HASH_BYTES:
+            raise ManifestError("inside")
+        nodes = merkle.as_hashes(m.outline)
+    else:
+        return
+    if merkle.content_root(m.length, m.block_bytes, merkle.top(nodes)) != m.root:
+        raise ManifestError("root")

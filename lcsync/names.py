@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Listening for a name: joined on its interfaces at once, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from lcsync import group, net
+from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
+from lcsync.errors import NobodyShares
+from lcsync.group import Kind
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from lcsync.manifest import Manifest
+
+
+class Heard(NamedTuple):
+    """A valid manifest, who sent it, in which run, and the interface it came by."""
+
+    manifest: Manifest
+    sender: str
+    run: int
+    interface: net.Interface
+
+
+class NameListener:
+    """Joined to the group of ``name`` on every one of ``interfaces``; ``drops`` counts bad packets by reason."""
+
+    def __init__(self, name: bytes, interfaces: Sequence[net.Interface], scope: int, port: int) -> None:
+        self.name = name
+        self.port = port
+        self.interfaces = {interface.index: interface for interface in interfaces}
+        self._group = group.address(group.group_id(Kind.NAME, 0, name), scope)
+        self._toi = group.toi(Kind.NAME, 0, name)
+        self._silent_since = time.monotonic()
+        self._step = 0
+        self._other_roots: set[bytes] = set()
+        self.drops: Counter[str] | None = None
+        self.sock = net.receive_socket(port)
+        try:
+            for interface in interfaces:
+                net.join(self.sock, self._group, interface)
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def wait(self, timeout_s: float, root: bytes | None = None) -> Heard:
+        """The first valid manifest (with this ``root``, if one is given). NobodyShares."""
+        end = time.monotonic() + timeout_s
+        while (left := end - time.monotonic()) > 0:
+            select.select([self.sock], [], [], min(left, self._next_join() - time.monotonic(), 1.0) if left > 0 else 0)
+            for heard in self.poll():
+                if root is None or heard.manifest.root == root:
+                    return heard
+        raise NobodyShares(name=self.name.decode("utf-8", "backslashreplace"), timeout_s=timeout_s, port=self.port)
+
+    def _next_join(self) -> float:
+        return max(self._silent_since + SILENCE_S[min(self._step, len(SILENCE_S) - 1)], time.monotonic())
+
+    def poll(self) -> Iterator[Heard]:
+        """What has come; never waits. Joins anew where nobody was heard: a report may have been lost."""
+        for _ in range(MANIFESTS_PER_WAKE):
+            packet = net.receive_one(self.sock, MTU_MAX)
+            if packet is None:
+                break
+            heard = self._read(*packet)
+            if heard:
+                self._silent_since, self._step = time.monotonic(), 0
+                yield heard
+        now = time.monotonic()
+        if now >= self._next_join():
+            self._silent_since, self._step = now, self._step + 1
+            for interface in self.interfaces.values():
+                net.leave(self.sock, self._group, interface)
+                net.join(self.sock, self._group, interface)
+
+    def _read(self, packet: bytes, sender: str, ifindex: int) -> Heard | None:
+        from collections import Counter
+
+        from lcsync import _wire, manifest
+
+        self.drops = self.drops if self.drops is not None else Counter()
+        try:
+            _, run, toi, sbn, esi = _wire.parse(packet)
+            if toi != self._toi or sbn or esi:
+                raise ValueError("foreign-toi")
+            found = manifest.decode(packet[_wire.HEADER_BYTES :])
+        except (ValueError, manifest.ManifestError) as error:
+            self.drops[str(error)] += 1
+            return None
+        return Heard(found, sender, run, self.interfaces.get(ifindex) or next(iter(self.interfaces.values())))
+
+    def is_news(self, root: bytes) -> bool:
+        """Whether another content under our name is to be reported: once each, and not without end."""
+        if root in self._other_roots or len(self._other_roots) >= OTHER_ROOTS_MAX:
+            return False
+        self._other_roots.add(root)
+        return True
+
+    def only(self, interface: net.Interface) -> None:
+        """Stay in the group on one interface."""
+        for other in [i for i in self.interfaces.values() if i != interface]:
+            net.leave(self.sock, self._group, other)
+            del self.interfaces[other.index]
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> NameListener:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

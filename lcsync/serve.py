@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""``lcsync PATH``: the share's engine joined to the world: files, listeners, sockets, the clock."""
+
+from __future__ import annotations
+
+import secrets
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lcsync import _udp, net, trackers
+from lcsync._wire import Batch
+from lcsync.const import MALI_S, MLD_BUDGET, SCOPES, TICK_S
+from lcsync.errors import NoMulticast, NoPrivilege, UsageError
+from lcsync.index import Index, Item, SegmentCache
+from lcsync.listener import Listener, own_addresses
+from lcsync.membership import Membership
+from lcsync.merkle import Tree
+from lcsync.paths import printable
+from lcsync.share import Offer, Share
+from lcsync.text import human_bytes
+from lcsync.wire import symbol_bytes
+
+CURE = (
+    "sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups "
+    "--inh-caps=+net_raw --ambient-caps=+net_raw lcsync …"
+)
+
+
+@dataclass
+class Options:
+    """How to share; rates in bits per second, times in seconds."""
+
+    block_bytes: int
+    scope: str
+    port: int
+    hops: int
+    mtu: int
+    bwlimit_bps: float
+    delay_s: float = 0.0
+    interfaces: Sequence[str] = ()
+    tracker: str = trackers.AUTO
+    expect_groups: int | None = None
+    mld: bool | None = None  # None: where the listener may be opened
+    verbose: int = 0
+    say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Port:
+    interface: net.Interface
+    sock: socket.socket
+    listener: Listener | None
+    failed: str = ""
+
+
+class Server:
+    """Serves ``paths``, pairs of name and path, until it is stopped.
+
+    SourceError, NoInterface, NoMulticast, NoPrivilege.
+    """
+
+    def __init__(self, paths: Sequence[tuple[bytes, bytes]], options: Options) -> None:
+        self.options = options
+        self.cache = SegmentCache()
+        self.ports: list[_Port] = []
+        self._pool = ThreadPoolExecutor(1)
+        self._reindex: Future[Index] | None = None
+        self._dirty = False
+        try:
+            self._open(paths)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, paths: Sequence[tuple[bytes, bytes]]) -> None:
+        options = self.options
+        found = net.interfaces(options.interfaces)
+        for interface in found:
+            self.ports.append(_Port(interface, net.send_socket(interface, options.hops), None))
+        self.mld = self._listen()
+        self.index = Index(options.block_bytes)
+        for name, path in paths:
+            self.index.add(name, path)
+        for line in self.index.skipped:
+            self.options.say(line)
+        now = time.monotonic()
+        self.share = Share(self._offer(), SCOPES[options.scope], secrets.randbits(48), options.bwlimit_bps, options.delay_s)
+        groups = len(self.share.table)
+        expect = options.expect_groups or trackers.expected(groups)
+        for port in self.ports:
+            try:
+                tracker = trackers.create(options.tracker, expect, now)
+            except ValueError as error:
+                raise UsageError(reason=str(error)) from None
+            index = port.interface.index
+            membership = Membership(self.share.table, tracker, now, own_addresses(index))
+            self.share.add_port(index, membership, tracker)
+            if not self.mld:
+                self.share.open_all(index, now)
+        if options.verbose:
+            self.options.say(f"tracker {tracker.name} for {expect} groups, {human_bytes(tracker.memory_bytes)} an interface")
+        self._checked_at: dict[bytes, float] = {}
+
+    def _listen(self) -> bool:
+        """Open the listeners; False if there is no privilege and none was demanded."""
+        if self.options.mld is False:
+            return False
+        try:
+            for port in self.ports:
+                port.listener = Listener(port.interface.index, port.interface.name)
+        except NoPrivilege:
+            for port in self.ports:
+                if port.listener:
+                    port.listener.close()
+                    port.listener = None
+            if self.options.mld:
+                raise NoPrivilege(reason=f"--mld: hearing MLD needs CAP_NET_RAW; run: {CURE}") from None
+            self.options.say(f"no CAP_NET_RAW, so sending all the time; to send only while somebody listens: {CURE}")
+            return False
+        return True
+
+    def _offer(self) -> Offer:
+        items = self.index.items
+        by_tree: dict[int, Item] = {id(item.tree): item for item in items}
+        big = [item.tree for item in items if item.inline is None]
+        symbol = symbol_bytes(self.options.mtu)
+
+        def manifest(owner: int) -> bytes | None:
+            item = items[owner]
+            if item.looks_changed():
+                self._dirty = True
+                return None
+            return item.manifest(symbol)
+
+        def load(tree: Tree, segment: int) -> bytes | None:
+            data = self.cache.load(by_tree[id(tree)], segment)
+            self._dirty = self._dirty or data is None
+            return data
+
+        return Offer([item.name for item in items], big, manifest, load, symbol)
+
+    # --- the loop ---
+
+    def run(self) -> None:
+        """Serve until an exception (a signal's) ends it."""
+        readers = {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
+        tick_at = refresh_at = 0.0
+        while True:
+            now = time.monotonic()
+            due = self.share.scheduler.next_time()
+            until = tick_at if due is None else min(due, tick_at)
+            ready, _, _ = select.select(list(readers), [], [], max(0.0, until - now))
+            now = time.monotonic()
+            for port in {id(readers[fd]): readers[fd] for fd in ready}.values():
+                self._hear(port, now)
+            for stream, batch in self.share.transmit(now):
+                self._send(stream.ifindex, batch, stream.address)
+            if now >= tick_at:
+                self._tick(now)
+                tick_at = now + TICK_S
+                if not self.mld and now >= refresh_at:
+                    refresh_at = now + MALI_S / 4
+                    for port in self.ports:
+                        self.share.refresh_all(port.interface.index)
+
+    def _hear(self, port: _Port, now: float) -> None:
+        assert port.listener is not None
+        index = port.interface.index
+        for source, message in port.listener.receive(MLD_BUDGET):
+            self.share.hear(index, source, message, now)
+        for address in self.share.ports[index].membership.queries_to_send():
+            port.listener.send_query(address)
+
+    def _send(self, ifindex: int, batch: Batch, address: bytes) -> None:
+        port = next(p for p in self.ports if p.interface.index == ifindex)
+        try:
+            _udp.send(port.sock.fileno(), batch, address, self.options.port, ifindex)
+            port.failed = ""
+        except OSError as error:
+            if port.failed != error.strerror:
+                port.failed = error.strerror
+                self.options.say(f"{port.interface.name}: sending failed: {error.strerror}; going on as soon as it works")
+
+    def _tick(self, now: float) -> None:
+        self.share.tick(now)
+        for port in self.ports:
+            if port.listener:
+                for address in self.share.ports[port.interface.index].membership.queries_to_send():
+                    port.listener.send_query(address)
+        if self._reindex is None and self._dirty:
+            self._dirty = False
+            self._reindex = self._pool.submit(self.index.again)
+        elif self._reindex is not None and self._reindex.done():
+            self.index = self._reindex.result()
+            self._reindex = None
+            self._dirty = any(item.changed for item in self.index.items)
+            for line in self.index.skipped:
+                self.options.say(line)
+            self.share.set_offer(self._offer(), now)
+            if not self.mld:
+                for port in self.ports:
+                    self.share.open_all(port.interface.index, now)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for port in self.ports:
+            port.sock.close()
+            if port.listener:
+                port.listener.close()
+        self.ports = []
+
+    def summary(self) -> str:
+        """What was sent, in a line."""
+        sent = self.share.sent
+        parts = ", ".join(f"{kind.name.lower()} {human_bytes(size)}" for kind, size in sent.items() if size)
+        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (f" ({parts})" if parts else "")
+
+    def greeting(self) -> str:
+        """What is shared, and where, in a line."""
+        names = [printable(name) for name, _ in self.index.given]
+        where = ", ".join(port.interface.name for port in self.ports)
+        size = sum(item.tree.length for item in self.index.items if item.version)
+        how = "while somebody listens" if self.mld else "all the time"
+        return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
+
+    def stats(self) -> dict[str, object]:
+        """The figures of ``--stats``: bytes sent with IPv6 and UDP headers, in all and by kind of group."""
+        return {
+            "packets": self.share.packets,
+            "bytes": sum(self.share.sent.values()),
+            "by_kind": {kind.name.lower(): size for kind, size in self.share.sent.items()},
+            "read_bytes": self.cache.read_bytes,
+            "drops": {
+                port.interface.name: {**port.listener.drops, **self.share.ports[port.interface.index].membership.drops}
+                for port in self.ports
+                if port.listener
+            },
+        }
+
+
+@contextmanager
+def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[Server]:
+    """A server that is closed at the end."""
+    server = Server(paths, options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
+    """What would be shared, a line for each name."""
+    index = Index(options.block_bytes)
+    for name, path in paths:
+        index.add(name, path)
+    for line in index.skipped:
+        options.say(line)
+    for item in index.items:
+        yield f"{item.tree.root.hex()} {item.tree.length:>14} {printable(item.name)}"

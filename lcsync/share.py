@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The share's engine: MLD messages and the clock in, packets out. No I/O.
+
+    listener → membership → tracker → scheduler → stream → packets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lcsync import group
+from lcsync._wire import BATCH_PACKETS, Batch
+from lcsync.const import HEADER_BYTES, IP_UDP_BYTES, MALI_S, SPLIT_NODES_MAX
+from lcsync.group import Kind
+from lcsync.membership import Membership
+from lcsync.merkle import SEGMENT_BYTES, Tree, node_span
+from lcsync.scheduler import Scheduler
+from lcsync.sender import NameStream, Stream, SymbolStream
+from lcsync.table import Group, GroupTable
+from lcsync.trackers.base import Tracker
+from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
+
+
+@dataclass
+class Offer:
+    """What a share has to offer: names with their manifests, trees, and the way to their content.
+
+    ``manifest(owner)`` gives the packet for a name, ``load(tree, segment)`` the bytes of a
+    segment; both None while the content is not what its hashes say.
+    """
+
+    names: Sequence[bytes]
+    trees: Sequence[Tree]
+    manifest: Callable[[int], bytes | None]
+    load: Callable[[Tree, int], bytes | bytearray | memoryview | None]
+    symbol_bytes: int
+
+
+@dataclass
+class Port:
+    """One interface: who listens there."""
+
+    ifindex: int
+    membership: Membership
+    tracker: Tracker
+    streams: dict[bytes, Stream] = field(default_factory=dict)
+
+
+class Share:
+    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run."""
+
+    def __init__(self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0) -> None:
+        self.scope = scope
+        self.tsi = tsi
+        self.bwlimit_bps = bwlimit_bps
+        self.packet_bits = (offer.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES) * 8
+        self.delay_bps = self.packet_bits / delay_s if delay_s else float("inf")
+        self.scheduler = Scheduler(bwlimit_bps, self.packet_bits, BATCH_PACKETS)
+        self.ports: dict[int, Port] = {}
+        self.sent = dict.fromkeys(Kind, 0)  # bytes with IPv6 and UDP headers, by kind of group
+        self.packets = 0
+        self._batch = Batch(offer.symbol_bytes)
+        self._kinds: dict[bytes, Kind] = {}
+        self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
+        self.set_offer(offer)
+
+    def set_offer(self, offer: Offer, now: float = 0.0) -> None:
+        """Replace what is offered; groups that both offers have go on undisturbed."""
+        self.offer = offer
+        self._owners = {name: owner for owner, name in enumerate(offer.names)}
+        self.table = GroupTable(offer.names, offer.trees, offer.symbol_bytes, self.scope)
+        for port in self.ports.values():
+            port.membership.set_table(self.table, now)
+            for address in [a for a in port.streams if self.table.find(a) < 0]:
+                del port.streams[address]
+            for stream in port.streams.values():
+                self._renew(stream)
+
+    def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
+        self.ports[ifindex] = Port(ifindex, membership, tracker)
+
+    def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
+        """One ICMPv6 message from a listener socket."""
+        port = self.ports[ifindex]
+        for number in port.membership.receive(source, message, now):
+            self._start(port, number, now)
+
+    def open_all(self, ifindex: int, now: float) -> None:
+        """Without MLD: take every group as joined, for good."""
+        port = self.ports[ifindex]
+        for number in range(len(self.table)):
+            address = self.table.address(number)
+            if address not in port.streams:
+                port.tracker.join(address, MALI_S)
+                self._start(port, number, now)
+
+    def refresh_all(self, ifindex: int) -> None:
+        """Without MLD: keep every group joined; call it more often than each MALI."""
+        port = self.ports[ifindex]
+        for address in port.streams:
+            port.tracker.refresh(address, MALI_S)
+
+    def tick(self, now: float) -> None:
+        """Let time pass in memberships and trackers."""
+        for port in self.ports.values():
+            port.membership.tick(now)
+            port.tracker.tick(now)
+            resting = [a for a, stream in port.streams.items() if stream not in self.scheduler.running]
+            for address in resting:
+                self._numbers[port.ifindex, address] = port.streams.pop(address).cci
+
+    def active(self) -> list[tuple[int, bytes]]:
+        """The groups on the run list: interface index and address."""
+        return [(stream.ifindex, stream.address) for stream in self.scheduler.running]
+
+    def transmit(self, now: float) -> Iterator[tuple[Stream, Batch]]:
+        """The packets that are due; a batch is good until the next one is asked for."""
+        for stream, limit in self.scheduler.turn(self._ask, now):
+            self._batch.clear()
+            wish = stream.fill(self._batch, limit, now)
+            size = self._batch.bytes_on_wire()
+            self.sent[self._kinds[stream.address]] += size
+            self.packets += len(self._batch)
+            self.scheduler.sent(stream, size * 8, wish, now)
+            if size:
+                yield stream, self._batch
+
+    def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
+        if len(self.ports) == 1:
+            return self._ask_port(next(iter(self.ports.values())), streams)
+        out = [False] * len(streams)
+        for port in self.ports.values():
+            mine = [i for i, s in enumerate(streams) if s.ifindex == port.ifindex]
+            for i, active in zip(mine, self._ask_port(port, [streams[i] for i in mine]) if mine else ()):
+                out[i] = active
+        return out
+
+    @staticmethod
+    def _ask_port(port: Port, streams: Sequence[Stream]) -> Sequence[bool]:
+        addresses = np.frombuffer(b"".join(s.address for s in streams), np.uint8).reshape(-1, 16)
+        active: list[bool] = port.tracker.active_many(addresses).tolist()
+        return active
+
+    def _start(self, port: Port, number: int, now: float) -> None:
+        address = self.table.address(number)
+        stream = port.streams.get(address)
+        if stream is None:
+            stream = port.streams[address] = self._stream(port.ifindex, address, self.table.group(number))
+            stream.cci = self._numbers.pop((port.ifindex, address), 0)
+        self.scheduler.start(stream, now)
+
+    def _rate(self, groups: int) -> float:
+        return min(self.bwlimit_bps / min(groups, SPLIT_NODES_MAX), self.delay_bps)
+
+    def _stream(self, ifindex: int, address: bytes, what: Group) -> Stream:
+        offer, symbol = self.offer, self.offer.symbol_bytes
+        self._kinds[address] = what.kind
+        if what.kind is Kind.NAME:
+            name = offer.names[what.owner]
+            toi = group.toi(Kind.NAME, 0, name)
+            return NameStream(ifindex, address, toi, self.tsi, self._rate(SPLIT_NODES_MAX), self._manifest_of(name))
+        tree = offer.trees[what.owner]
+        segments = len(tree.outline)
+        if what.kind is Kind.SOURCE:
+            span = node_span(what.level, what.node, segments)
+            toi = group.toi(Kind.SOURCE, symbol, tree.nodes[what.level][what.node].tobytes())
+            geometry = source_geometry(tree.length, tree.block_bytes, symbol)
+            rate = self._rate(len(tree.nodes[what.level]))
+            load = offer.load
+            return SymbolStream(
+                ifindex, address, toi, self.tsi, rate, geometry, span.start, len(span), lambda i: load(tree, i), False
+            )
+        if what.kind is Kind.OUTLINE:
+            toi = group.toi(Kind.OUTLINE, symbol, tree.root)
+            data = tree.outline.tobytes()
+            geometry = outline_geometry(segments, symbol)
+        else:
+            span = node_span(what.level, what.node, segments)
+            toi = group.toi(Kind.LEAVES, symbol, tree.nodes[what.level][what.node].tobytes())
+            per = SEGMENT_BYTES // tree.block_bytes
+            hashes = tree.leaves[span.start * per : span.stop * per]
+            data = hashes.tobytes()
+            geometry = leaves_geometry(len(hashes), tree.block_bytes, symbol)
+        size = geometry.segment_bytes
+
+        def piece(segment: int) -> bytes:
+            return data[segment * size : (segment + 1) * size]
+
+        rate = self._rate(SPLIT_NODES_MAX)
+        return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece, True)
+
+    def _manifest_of(self, name: bytes) -> Callable[[], bytes | None]:
+        def manifest() -> bytes | None:
+            owner = self._owners.get(name)
+            return None if owner is None else self.offer.manifest(owner)
+
+        return manifest
+
+    def _renew(self, stream: Stream) -> None:
+        """After a change of the offer: a source stream of equal content may have another file to read."""
+        number = self.table.find(stream.address)
+        if isinstance(stream, SymbolStream) and self._kinds[stream.address] is Kind.SOURCE:
+            fresh = self._stream(stream.ifindex, stream.address, self.table.group(number))
+            assert isinstance(fresh, SymbolStream)
+            stream.geometry, stream.first, stream.load = fresh.geometry, fresh.first, fresh.load

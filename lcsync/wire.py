@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Sizes of what goes on the wire (docs/protocol.md, "Packets"); the packets themselves are _wire's."""
+
+from __future__ import annotations
+
+from lcsync._wire import Geometry
+from lcsync.const import (
+    BLOCK_BYTES_MAX,
+    BLOCK_BYTES_MIN,
+    HASH_BYTES,
+    HEADER_BYTES,
+    IP_UDP_BYTES,
+    MTU_MAX,
+    SEGMENT_BYTES,
+    SYMBOL_ALIGN,
+    TAG_BYTES,
+)
+
+
+def symbol_bytes(mtu: int) -> int:
+    """Payload of a full packet for an MTU: 1376 at 1500, 1152 at 1280, 8896 at 9000."""
+    return (mtu - IP_UDP_BYTES - HEADER_BYTES - TAG_BYTES) // SYMBOL_ALIGN * SYMBOL_ALIGN
+
+
+def is_symbol_size(size: object) -> bool:
+    """Whether a symbol size from outside is one that some MTU gives."""
+    return isinstance(size, int) and size % SYMBOL_ALIGN == 0 and 0 < size <= symbol_bytes(MTU_MAX)
+
+
+def is_block_size(size: object) -> bool:
+    """Whether a block size from outside is a power of two within bounds."""
+    return isinstance(size, int) and BLOCK_BYTES_MIN <= size <= BLOCK_BYTES_MAX and size & (size - 1) == 0
+
+
+def source_geometry(length: int, block_bytes: int, symbol: int) -> Geometry:
+    """How the content itself is cut."""
+    return Geometry(length, SEGMENT_BYTES, block_bytes, symbol)
+
+
+def outline_geometry(segments: int, symbol: int) -> Geometry:
+    """How an outline is cut: 1 MiB of segment hashes is one segment and one block."""
+    return Geometry(segments * HASH_BYTES, SEGMENT_BYTES, SEGMENT_BYTES, symbol)
+
+
+def leaves_geometry(blocks: int, block_bytes: int, symbol: int) -> Geometry:
+    """How the block hashes under a node are cut: those of one segment are one segment and one block."""
+    per = SEGMENT_BYTES // block_bytes * HASH_BYTES
+    return Geometry(blocks * HASH_BYTES, per, per, symbol)
