@@ -49,6 +49,7 @@ docs: man  ## the manual page, checked and as HTML in build/
 	mandoc -T html man/lcsync.1 > build/lcsync.html
 
 wheel: .venv/made  ## sdist and wheel in dist/
+	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 
 net-setup: .venv/built network  ## as root: HOSTS=4 hosts vnet0, vnet1, ... on one bridge, for playing by hand

@@ -391,12 +391,6 @@ cdef class Assembler:
             out.append((start, end - start))
         return out
 
-    def is_whole(self, int slot):
-        """Whether the slot received every symbol itself, none was here before."""
-        cdef slot_t *s = self.slot_at(slot)
-        cdef object_t *o = self.object_at(s.object, s.segment)
-        return count_bits(s.got, o.words) == symbol_count(&o.g, s.size)
-
     def release(self, int slot):
         """Give a slot back."""
         cdef assembler *a = &self.a

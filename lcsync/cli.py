@@ -112,9 +112,7 @@ def parser() -> argparse.ArgumentParser:
     talk = p.add_argument_group("talk")
     talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: say all")
-    talk.add_argument(
-        "--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v"
-    )
+    talk.add_argument("--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v")
     talk.add_argument("--stats", metavar="FILE", help="write figures to FILE at the end, as one JSON object")
     both = p.add_argument_group("network")
     both.add_argument(
@@ -126,7 +124,10 @@ def parser() -> argparse.ArgumentParser:
         help="use this interface; may be given more than once (all that can do multicast unless told)",
     )
     both.add_argument(
-        "--scope", choices=tuple(const.SCOPES), default=const.SCOPE, help="how far groups reach (%(default)s unless told)"
+        "--scope",
+        choices=tuple(const.SCOPES),
+        default=const.SCOPE,
+        help="how far groups reach (%(default)s unless told)",
     )
     both.add_argument(
         "--port", type=_number(1, 65535), default=const.PORT, metavar="N", help="UDP port (%(default)s unless told)"
@@ -138,7 +139,9 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="send only while somebody listens, and fail if MLD can't be heard (unless told: send all the time then)",
     )
-    share.add_argument("--no-mld", dest="mld", action="store_false", help="send all the time, whether or not anybody listens")
+    share.add_argument(
+        "--no-mld", dest="mld", action="store_false", help="send all the time, whether or not anybody listens"
+    )
     share.add_argument(
         "--bwlimit",
         type=_rate,
@@ -147,10 +150,18 @@ def parser() -> argparse.ArgumentParser:
         help="bits per second in all, with k, M or G; max for no limit (100M unless told)",
     )
     share.add_argument(
-        "--delay", type=_number(0, 1e6), default=0, metavar="US", help="least time between two packets of a group, in µs"
+        "--delay",
+        type=_number(0, 1e6),
+        default=0,
+        metavar="US",
+        help="least time between two packets of a group, in µs",
     )
     share.add_argument(
-        "--hops", type=_number(0, 255), default=const.HOPS, metavar="N", help="hop limit of packets (%(default)s unless told)"
+        "--hops",
+        type=_number(0, 255),
+        default=const.HOPS,
+        metavar="N",
+        help="hop limit of packets (%(default)s unless told)",
     )
     share.add_argument(
         "--mtu",
@@ -282,7 +293,9 @@ def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
                 json.dump(stats, out)
                 out.write("\n")
         except OSError as error:
-            raise DestinationError(path=printable(args.stats), reason=f"{error.strerror}; choose another --stats FILE") from None
+            raise DestinationError(
+                path=printable(args.stats), reason=f"{error.strerror}; choose another --stats FILE"
+            ) from None
 
 
 def _hex(args: argparse.Namespace, what: Sequence[str]) -> int:
@@ -417,7 +430,9 @@ def run(argv: Sequence[str]) -> int:
     """Parse and do; raises what goes wrong."""
     if argv and argv[0] in COMMANDS:
         if argv[0] != "demo":
-            raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
+            raise UsageError(
+                reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}"
+            )
         from lcsync import demo
 
         return demo.main(argv[1:])

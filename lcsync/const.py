@@ -112,3 +112,9 @@ PROGRESS_S = 10.0  # between two lines in a log
 JOBS_AT_ONCE = 64  # files of a folder on their way together
 LIST_BYTES_MAX = 64 << 20  # of a folder's list of entries, held in memory; some 600,000 files
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
+
+# --- demo ---
+DEMO_BYTES = 24 << 20  # some 2 s at 100 Mbit/s
+DEMO_LATE_PART = 0.3  # of the file that the first receiver has when the late one starts
+DEMO_STEP_S = 0.5
+DEMO_TIMEOUT_S = 60.0

@@ -44,6 +44,7 @@ class Download:
         self.elsewhere: NDArray[np.bool_] = np.zeros(0, bool)  # equal to a segment that is on its way
         self.ready = False  # compared with what was here
         self.object = -1  # number in the assembler
+        self.missing_bytes = 0  # in all blocks that were not here
         self._old: Tree | None = None
         self._old_store: Store | None = None
         self._old_blocks: dict[bytes, int] = {}
@@ -78,7 +79,7 @@ class Download:
         return True
 
     def segment_hash(self, segment: int) -> bytes:
-        return self.outline[segment].tobytes()
+        return bytes(self.outline[segment])
 
     def compare(self, old: Tree | None, store: Store, old_store: Store | None) -> None:
         """See what is here already: in place, elsewhere in the old content, or nothing but zeros.
@@ -112,6 +113,7 @@ class Download:
             self._old_store = old_store
             self._old_blocks = {h.tobytes(): i for i, h in enumerate(old.leaves)}
         self.ready = True
+        self.missing_bytes = sum(map(self.geometry.segment_size, np.flatnonzero(self.lack).tolist()))
         for segment in np.flatnonzero(self.asked).tolist():
             if segment in self._leaves:
                 self.set_leaves(segment, self._leaves[segment].tobytes())
@@ -149,6 +151,10 @@ class Download:
                     self.store.write_at(block, start)
                     checked[i] = True
         self._checked[segment] = checked
+        self.missing_bytes -= sum(
+            min(self.block_bytes, self.length - (segment * per + i) * self.block_bytes)
+            for i in np.flatnonzero(checked).tolist()
+        )
         if checked.all():
             self.lack[segment] = False
         return True

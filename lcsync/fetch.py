@@ -63,7 +63,7 @@ class Result:
     files: int = 0
     changed: int = 0
     bytes: int = 0
-    lacking: int = 0  # bytes that were not here
+    lacking: int = 0  # bytes in blocks that were not here
     received: int = 0  # payload bytes taken
     packets: int = 0
     lost: int = 0
@@ -85,8 +85,9 @@ class Result:
         loss = f", {self.lost} packets lost" if self.lost else ""
         loss += f" ({self.overrun} of them by this host)" if self.overrun else ""
         return (
-            f"{human_bytes(self.bytes)} in {self.files} files, {self.changed} new or changed; lacked "
-            f"{human_bytes(self.lacking)}, received {human_bytes(self.received)} in {self.seconds:.2f} s ({speed}){loss}"
+            f"{human_bytes(self.bytes)} in {self.files} files, {self.changed} new or changed; "
+            f"lacked {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
+            f"in {self.seconds:.2f} s ({speed}){loss}"
         )
 
 
@@ -175,8 +176,12 @@ class _Job:
     old_version: files.Version | None = None
     download: Download | None = None
     target: files.Target | None = None
-    lacking: int = 0
     changed: bool = False
+
+    @property
+    def lacking(self) -> int:
+        """Bytes in blocks that were not here."""
+        return self.download.missing_bytes if self.download is not None else self.length
 
     def close(self) -> None:
         """Remove what is unfinished."""
@@ -203,7 +208,6 @@ class Fetcher:
         self._jobs: list[_Job] = []
         self._progress_at = time.monotonic()
         self._accepted = 0
-        self._total = self._here = 0
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
             stack.callback(self._pool.shutdown, cancel_futures=True)
@@ -333,7 +337,8 @@ class Fetcher:
                 reason=f"{name}: nothing came for {self.options.timeout_s:g} s; has the share stopped or changed? "
                 "Run again: what is here already is not sent twice"
             )
-        self.options.progress(counters["bytes"], self._total)
+        total = self.result.lacking + sum(job.lacking for job in self._jobs)
+        self.options.progress(counters["bytes"], total)
 
     def _compare_roots(self, heard: Heard) -> None:
         """Another content under our name: the first one is kept, the other one reported."""
@@ -395,9 +400,6 @@ class Fetcher:
             if job.old_fd is not None and files.version(job.old_fd) != job.old_version:
                 raise DestinationError(path=printable(job.label), reason="changed while it was compared; run again")
         download.compare(old, store, _Old(job.old_fd) if job.old_fd is not None else None)
-        job.lacking = sum(download.geometry.segment_size(i) for i in download.lack.nonzero()[0].tolist())
-        self._total += job.lacking
-        self.result.lacking += job.lacking
         if not self.options.dry_run:
             self.receiver.compared(download)
 
@@ -405,6 +407,7 @@ class Fetcher:
         if job.download is not None:
             self.receiver.finish(job.download)
         self.result.changed += job.changed
+        self.result.lacking += job.lacking if job.changed else 0
         self._progress_at = time.monotonic()
         if self.options.verbose or (self.options.dry_run and job.changed):
             self.options.say(f"{printable(job.label)}: {what}")

@@ -43,9 +43,7 @@ class Item:
 
     def manifest(self, symbol_bytes: int) -> bytes:
         """The packet that describes the name."""
-        return describe(
-            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline
-        ).encode()
+        return describe(self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline).encode()
 
     def looks_changed(self) -> bool:
         """Whether the file at the path is no longer the one that was hashed."""

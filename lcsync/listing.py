@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cbor2
 
@@ -45,7 +46,7 @@ def decode(data: bytes) -> list[Entry]:
         raise
     except Exception as error:
         raise ListingError("not a list of entries") from error
-    if any(a.path >= b.path for a, b in zip(entries, entries[1:])):
+    if any(a.path >= b.path for a, b in pairwise(entries)):
         raise ListingError("entries out of order")
     return entries
 

@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,17 +129,14 @@ def join(sock: socket.socket, group: bytes, interface: Interface) -> None:
         if error.errno == errno.EADDRINUSE:
             return
         hint = "; raise sysctl net.core.optmem_max, or use fewer --channels" if error.errno == errno.ENOMEM else ""
-        raise NoMulticast(
-            reason=f"{interface.name}: joining {socket.inet_ntop(socket.AF_INET6, group)} failed: {error.strerror}{hint}"
-        ) from None
+        shown = socket.inet_ntop(socket.AF_INET6, group)
+        raise NoMulticast(reason=f"{interface.name}: joining {shown} failed: {error.strerror}{hint}") from None
 
 
 def leave(sock: socket.socket, group: bytes, interface: Interface) -> None:
     """Leave a group; that it was left already, or the interface is gone, is no error."""
-    try:
+    with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, _request(group, interface.index))
-    except OSError:
-        pass
 
 
 def receive_one(sock: socket.socket, size: int) -> tuple[bytes, str, int] | None:

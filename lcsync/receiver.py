@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
 """The fetch's engine: decides which groups to be in, and puts what arrives where it belongs. No I/O.
 
-    outline → compare with what is here → leaves → source → done
+outline → compare with what is here → leaves → source → done
 """
 
 from __future__ import annotations

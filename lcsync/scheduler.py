@@ -52,7 +52,7 @@ class Scheduler:
             if stream in self.running and stream.due == due and stream not in ready:
                 ready.append(stream)
         out = []
-        for stream, active in zip(ready, ask(ready) if ready else ()):
+        for stream, active in zip(ready, ask(ready) if ready else (), strict=True):
             if active:
                 out.append((stream, self._burst(stream)))
             else:

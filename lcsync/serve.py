@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from lcsync import _udp, net, trackers
 from lcsync._wire import Batch
 from lcsync.const import MALI_S, MLD_BUDGET, SCOPES, TICK_S
-from lcsync.errors import NoMulticast, NoPrivilege, UsageError
+from lcsync.errors import NoPrivilege, UsageError
 from lcsync.index import Index, Item, SegmentCache
 from lcsync.listener import Listener, own_addresses
 from lcsync.membership import Membership
@@ -27,8 +27,7 @@ from lcsync.text import human_bytes
 from lcsync.wire import symbol_bytes
 
 CURE = (
-    "sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups "
-    "--inh-caps=+net_raw --ambient-caps=+net_raw lcsync …"
+    "sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps=+net_raw --ambient-caps=+net_raw lcsync …"
 )
 
 
@@ -90,7 +89,9 @@ class Server:
         for line in self.index.skipped:
             self.options.say(line)
         now = time.monotonic()
-        self.share = Share(self._offer(), SCOPES[options.scope], secrets.randbits(48), options.bwlimit_bps, options.delay_s)
+        self.share = Share(
+            self._offer(), SCOPES[options.scope], secrets.randbits(48), options.bwlimit_bps, options.delay_s
+        )
         groups = len(self.share.table)
         expect = options.expect_groups or trackers.expected(groups)
         for port in self.ports:
@@ -104,7 +105,9 @@ class Server:
             if not self.mld:
                 self.share.open_all(index, now)
         if options.verbose:
-            self.options.say(f"tracker {tracker.name} for {expect} groups, {human_bytes(tracker.memory_bytes)} an interface")
+            self.options.say(
+                f"tracker {tracker.name} for {expect} groups, {human_bytes(tracker.memory_bytes)} an interface"
+            )
         self._checked_at: dict[bytes, float] = {}
 
     def _listen(self) -> bool:
@@ -183,9 +186,11 @@ class Server:
             _udp.send(port.sock.fileno(), batch, address, self.options.port, ifindex)
             port.failed = ""
         except OSError as error:
-            if port.failed != error.strerror:
-                port.failed = error.strerror
-                self.options.say(f"{port.interface.name}: sending failed: {error.strerror}; going on as soon as it works")
+            if port.failed != (error.strerror or str(error)):
+                port.failed = error.strerror or str(error)
+                self.options.say(
+                    f"{port.interface.name}: sending failed: {error.strerror}; going on as soon as it works"
+                )
 
     def _tick(self, now: float) -> None:
         self.share.tick(now)
@@ -219,7 +224,9 @@ class Server:
         """What was sent, in a line."""
         sent = self.share.sent
         parts = ", ".join(f"{kind.name.lower()} {human_bytes(size)}" for kind, size in sent.items() if size)
-        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (f" ({parts})" if parts else "")
+        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (
+            f" ({parts})" if parts else ""
+        )
 
     def greeting(self) -> str:
         """What is shared, and where, in a line."""

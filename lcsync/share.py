@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
 """The share's engine: MLD messages and the clock in, packets out. No I/O.
 
-    listener → membership → tracker → scheduler → stream → packets
+listener → membership → tracker → scheduler → stream → packets
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from lcsync import group
 from lcsync._wire import BATCH_PACKETS, Batch
-from lcsync.const import HEADER_BYTES, IP_UDP_BYTES, MALI_S, SPLIT_NODES_MAX
+from lcsync.const import HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
 from lcsync.group import Kind
 from lcsync.membership import Membership
-from lcsync.merkle import SEGMENT_BYTES, Tree, node_span
+from lcsync.merkle import Tree, node_span
 from lcsync.scheduler import Scheduler
 from lcsync.sender import NameStream, Stream, SymbolStream
 from lcsync.table import Group, GroupTable
@@ -134,8 +134,9 @@ class Share:
         out = [False] * len(streams)
         for port in self.ports.values():
             mine = [i for i, s in enumerate(streams) if s.ifindex == port.ifindex]
-            for i, active in zip(mine, self._ask_port(port, [streams[i] for i in mine]) if mine else ()):
-                out[i] = active
+            if mine:
+                for i, active in zip(mine, self._ask_port(port, [streams[i] for i in mine]), strict=True):
+                    out[i] = active
         return out
 
     @staticmethod

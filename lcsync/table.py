@@ -100,7 +100,8 @@ class GroupTable:
 
     def address(self, number: int) -> bytes:
         """The 16-byte address of a group."""
-        return self._prefix + int(self._heads[number]).to_bytes(8, "big") + self._rows["tail"][number].tobytes()
+        tail: bytes = self._rows["tail"][number].tobytes()
+        return self._prefix + int(self._heads[number]).to_bytes(8, "big") + tail
 
     def group(self, number: int) -> Group:
         """What a group carries."""

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 
-# What `auto` is by: microseconds a call with n groups in, AMD EPYC (Zen 4 class), one core, Python 3.11, numpy 2.4.
+# What `auto` goes by: microseconds a call with n groups in; AMD EPYC (Zen 4), one core, Python 3.11, numpy 2.4.
 #
-#           one query     one join and leave        all n in bulk
-#      n  list tree bloom   list tree bloom      list   tree bloom
-#      2   0.3  0.5  0.2     1.9  1.9  1.5        6.9    6.8   5.9
-#      8   0.5  0.5  0.2     2.3  2.1  1.4        9.1    9.4   6.3
-#     16   0.6  0.5  0.3     2.9  2.0  1.5         11     15   6.7
-#     64   2.1  0.5  0.3     6.9  2.2  1.3         26     36   7.7
-#    256   7.7  0.6  0.3      23  2.6  1.4         84    148    16
-#   4096    84  0.5  0.2     221  1.7  0.8        811   2075   119
-#  65536        0.6  0.2          2.0  0.8             50206  2410
+#           one query     one join and leave         all n in bulk
+#      n  list tree bloom   list tree bloom       list   tree bloom
+#      2   0.2  0.3  0.2     1.0  1.1  0.7         4.3    4.0   3.4
+#      8   0.3  0.3  0.2     1.3  1.2  0.7         5.0    5.8   3.5
+#     16   0.5  0.3  0.2     1.8  1.2  0.7         6.5    8.1   3.7
+#     64   1.5  0.4  0.2     4.3  1.3  0.7          15     26   5.0
+#    256   4.9  0.4  0.2      13  1.5  0.8          50     93    10
+#   4096    74  0.5  0.2     195  1.7  0.8         802   1995   119
+#  65536        0.6  0.2          2.0  0.8              50206  2411
 #
-# A list and a tree are exact, which is worth some microseconds a turn: hence the filter only above 64 groups, where
-# the bulk query of each turn would take more than 4 % of a turn of 1 ms; and the list only where it loses nothing.
+# List and tree are exact, and that is worth some microseconds a turn: hence the filter only above 64 groups, where
+# the bulk query would take more than 3 % of a turn of 1 ms, and the tree where single calls on the list fall behind.
 
 
 def _bloom(expect_groups: int, now: float) -> Tracker:
