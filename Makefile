@@ -11,27 +11,24 @@ PRIVATE := $(shell [ "$$(id -u)" = 0 ] || { unshare --user --map-root-user --net
 	&& echo unshare --user --map-root-user; })
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-# $(call need,test,what it is,Debian package): one line that says what is missing and what to type
-need = @$(1) >/dev/null 2>&1 || { echo 'lcsync: no $(2) here: apt-get install $(3)' >&2; exit 1; }
-
 .PHONY: help demo test test-net soak bench lint man docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: .venv/built network  ## four hosts in one machine copy a file over a real multicast bridge
+demo: .venv/built  ## four hosts in one machine copy a file over a real multicast bridge
 	@$(BIN)/lcsync demo
 
-test: .venv/built .venv/test network  ## all tests, those in network namespaces included
+test: .venv/built .venv/test  ## all tests, those in network namespaces included
 	$(PRIVATE) $(BIN)/pytest $(ARGS)
 
-test-net: .venv/built .venv/test network  ## only the tests in network namespaces
+test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
-soak: .venv/built .venv/test network  ## all tests, with 20,000 random examples each in place of 100
+soak: .venv/built .venv/test  ## all tests, with 20,000 random examples each in place of 100
 	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS)
 
-bench: .venv/built network  ## every benchmark, one after the other
+bench: .venv/built  ## every benchmark, one after the other
 	set -e; for script in benchmarks/*.py; do $(PRIVATE) $(BIN)/python $$script; done
 
 lint: .venv/built .venv/lint  ## ruff and mypy --strict
@@ -43,7 +40,6 @@ man: .venv/built  ## man/lcsync.1 from the parser
 		--description 'copy files to any number of machines at once over IPv6 multicast' --output man/lcsync.1
 
 docs: man  ## the manual page, checked and as HTML in build/
-	$(call need,command -v mandoc,mandoc,mandoc)
 	mandoc -T lint -W warning man/lcsync.1
 	mkdir -p build
 	mandoc -T html man/lcsync.1 > build/lcsync.html
@@ -52,14 +48,13 @@ wheel: .venv/made  ## sdist and wheel in dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 
-net-setup: .venv/built network  ## as root: HOSTS=4 hosts vnet0, vnet1, ... on one bridge, for playing by hand
+net-setup: .venv/built  ## as root: HOSTS=4 hosts vnet0, vnet1, ... on one bridge, for playing by hand
 	$(BIN)/python -m lcsync.lab up $(HOSTS)
 
 net-teardown: .venv/built  ## as root: take them away
 	$(BIN)/python -m lcsync.lab down
 
 cap: .venv/built  ## an interpreter of your own that may listen for joins, so that sharing needs no root
-	$(call need,command -v setcap,setcap,libcap2-bin)
 	install -m 700 "$$(readlink -f $(BIN)/python)" $(BIN)/python-cap
 	$(SUDO) setcap cap_net_raw+ep $(BIN)/python-cap
 	@echo 'now, without root: $(BIN)/python-cap -m lcsync PATH'
@@ -69,26 +64,30 @@ clean:  ## all that these targets made
 	rm -f lcsync/*.so $(patsubst %.pyx,%.c,$(wildcard lcsync/_*.pyx))
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: network
-network:
-	$(call need,command -v ip,ip,iproute2)
-	$(call need,command -v nft,nft,nftables)
+# one line that names everything the system lacks; NEEDS: program:package
+demo test test-net soak bench net-setup: NEEDS := ip:iproute2 nft:nftables
+docs: NEEDS := mandoc:mandoc
+cap: NEEDS := setcap:libcap2-bin
+.PHONY: system
+system:
+	@lacks=; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || lacks="$$lacks python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null \
+		|| lacks="$$lacks python3-dev"; \
+	for need in cc:gcc $(NEEDS); do \
+		command -v $${need%:*} >/dev/null || lacks="$$lacks $${need#*:}"; \
+	done; \
+	[ -z "$$lacks" ] || { echo "lcsync: this system lacks some tools: apt-get install$$lacks" >&2; exit 1; }
 
-.venv/made:
-	$(call need,command -v $(PYTHON),$(PYTHON),python3)
-	$(call need,$(PYTHON) -c 'import ensurepip$(comma) venv',ensurepip,python3-venv)
+.venv/made: | system
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -U build cython setuptools argparse-manpage
 	touch $@
 
 .venv/built: .venv/made $(NATIVE)
-	$(call need,command -v cc,C compiler,gcc)
-	$(call need,$(PYTHON) -c 'import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',Python.h,python3-dev)
 	$(BIN)/pip install -q --no-build-isolation -e .
 	touch $@
 
 .venv/test .venv/lint: pyproject.toml | .venv/built
 	$(BIN)/pip install -q --no-build-isolation -e '.[$(@F)]'
 	touch $@
-
-comma := ,

@@ -91,5 +91,11 @@ class NoProgram(Error):
     exit_code = 13
 
 
+class NoKernel(Error):
+    """LCSYNC_SIMD={name}: no such instruction set here (have: {have})"""
+
+    exit_code = 14
+
+
 EXIT_INTERRUPTED = 130  # SIGINT
 EXIT_TERMINATED = 143  # SIGTERM

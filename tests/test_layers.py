@@ -17,7 +17,7 @@ ROWS = (
     "mld trackers _bloom",
     "membership scheduler sender receiver download plan rate share",
     "net listener _udp files index lab",
-    "serve fetch local demo doctor tune",
+    "serve names fetch progress local demo doctor tune",
     "cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import shutil
@@ -366,6 +367,20 @@ def test_many_joins_at_once(pair: Pair, listener: Listener) -> None:
         for group in groups:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", index))
         pair.hear(listener, all_heard)
+
+
+def test_it_hears_groups_that_nobody_here_joined(pair: Pair) -> None:
+    """A card filters what a veth does not: it has to be told to let all groups through."""
+
+    def all_groups() -> int:
+        shown = subprocess.check_output(("ip", "-n", pair.here, "-d", "-j", "link", "show", "veth"))
+        return int(json.loads(shown)[0]["allmulti"])
+
+    before = all_groups()
+    made = pair.listener("packet")
+    assert all_groups() == before + 1
+    made.close()
+    assert all_groups() == before
 
 
 def test_close_gives_the_descriptors_back(pair: Pair) -> None:

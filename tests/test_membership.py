@@ -576,7 +576,7 @@ class Neighbourhood(RuleBasedStateMachine):
         self.run_until(self.now + pause_s)
 
     def run_until(self, end: float) -> None:
-        for _ in range(10_000):
+        for _ in range(1000):
             answer_at = self.answers[0][0] if self.answers else end
             timer = self.link.members.next_timer()
             self.now = max(self.now, min(end, answer_at, self.next_general, end if timer is None else timer))
