@@ -11,6 +11,9 @@ PRIVATE := $(shell [ "$$(id -u)" = 0 ] || { unshare --user --map-root-user --net
 	&& echo unshare --user --map-root-user; })
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+MANPAGE = $(BIN)/argparse-manpage --module lcsync.cli --function parser --project-name lcsync --include man/lcsync.inc \
+	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
+
 .PHONY: help demo test test-net soak bench lint man docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
@@ -36,8 +39,7 @@ lint: .venv/built .venv/lint  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 man: .venv/built  ## man/lcsync.1 from the parser
-	$(BIN)/argparse-manpage --module lcsync.cli --function parser --project-name lcsync \
-		--description 'copy files to any number of machines at once over IPv6 multicast' --output man/lcsync.1
+	$(MANPAGE) --output man/lcsync.1
 
 docs: man  ## the manual page, checked and as HTML in build/
 	mandoc -T lint -W warning man/lcsync.1

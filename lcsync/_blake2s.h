@@ -82,7 +82,7 @@ static inline uint32_t blake2s_load(const uint8_t *p)
 #define LANES 4
 #define KERNEL(name) blake2s_neon_##name
 #define TARGET
-#define ROTATE(x, n) ((n) == 16 ? (vector)vrev32q_u16((uint16x8_t)(x)) : vsriq_n_u32((x) << (32 - (n)), x, n))
+#define ROTATE(x, n) ((n) == 16 ? (vector)vrev32q_u16((uint16x8_t)(x)) : (vector)vsriq_n_u32((x) << (32 - (n)), x, n))
 #define ZIP(a, b, size, half) (vector)BLAKE2S_ZIP_##half(a, b, size)
 #define BLAKE2S_ZIP_lo(a, b, size) vzip1q_u##size((BLAKE2S_U##size)(a), (BLAKE2S_U##size)(b))
 #define BLAKE2S_ZIP_hi(a, b, size) vzip2q_u##size((BLAKE2S_U##size)(a), (BLAKE2S_U##size)(b))

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
@@ -16,32 +20,54 @@ from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 COMMANDS = ("demo", "doctor", "tune", "key", "watch")
 
 DESCRIPTION = """\
-Copies files to any number of machines at once over IPv6 multicast. One path shares it; a name and a destination fetch
-it; two paths sync the one onto the other. A sharing host answers no requests: it hears from MLD reports which groups
-have listeners, and sends to those."""
+Copies files to any number of machines at once over IPv6 multicast.
+One path shares it; a name and a destination fetch it; two paths sync the one
+onto the other. A sharing host answers no requests: it hears from MLD reports
+which groups have listeners, and sends to those."""
 
 EPILOG = """\
-A local path begins with ./, ../ or /; all else is a name on the network (name:X forces one). A folder D is shared as D
-and all below it as D/relative/path; NAME=PATH chooses the name.
+A local path begins with ./, ../ or /; all else is a name on the network
+(name:X forces one). A file is shared under its base name, a folder D as D and
+all below it as D/relative/path; NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
   lcsync movie.iso ./             fetch it into this folder
   lcsync /srv/class/              share a folder as class
   lcsync class /tmp/              fetch the folder to /tmp/class
+  lcsync class/a/b.txt /tmp/      fetch one file of it
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
   lcsync demo                     see it work on this machine alone
 
 exit codes:
-  0 done; 1 unexpected error; 2 usage; 3 no such interface; 4 no multicast here;
-  5 no privilege; 6 nobody shares the name; 7 source; 8 destination; 9 disk full;
-  10 wrong content; 11 stalled; 12 unsafe name; 13 a program is missing;
-  130 interrupted; 143 terminated"""
+  0  done                            7  source can't be read or has changed
+  1  unexpected error                8  destination can't be written
+  2  wrong usage                     9  disk full
+  3  no such interface              10  wrong content
+  4  no IPv6 or no multicast here   11  stalled: nothing came any more
+  5  no privilege (--mld)           12  unsafe name
+  6  nobody shares the name         13  a program is missing
+  130 and 143  ended by Ctrl-C (SIGINT) and by SIGTERM"""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """The first signal ends the program cleanly; a second one must not break that off."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _exit_code(stop: KeyboardInterrupt) -> int:
+    return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+
+
+def _how(stop: KeyboardInterrupt) -> str:
+    return "terminated" if isinstance(stop, Terminated) else "interrupted"
 
 
 def _number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
@@ -277,7 +303,8 @@ def _not_local(arg: str) -> tuple[bytes, bytes]:
 def _say(args: argparse.Namespace) -> Callable[[str], None]:
     def say(line: str) -> None:
         if not args.quiet:
-            print(f"lcsync: {line}", file=sys.stderr, flush=True)
+            with suppress(BrokenPipeError):  # talk nobody reads any more must not end the work
+                print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
     return say
 
@@ -337,10 +364,11 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         say(server.greeting())
         try:
             server.run()
+        except KeyboardInterrupt as stop:  # how a share ends
+            return _exit_code(stop)
         finally:
             say(server.summary())
             _write_stats(args, server.stats())
-    return 0
 
 
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
@@ -387,7 +415,7 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
 
 def _describe(args: argparse.Namespace, arg: str) -> int:
     if os.path.lexists(arg) and not args.remote:
-        print(f"lcsync: to share it: lcsync ./{arg}", file=sys.stderr, flush=True)
+        _say(args)(f"to share it: lcsync {shlex.quote('./' + arg)}")
     with _names(args, arg) as names:
         from lcsync import fetch
 
@@ -422,10 +450,6 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
 # --- the program ---
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
-
-
 def run(argv: Sequence[str]) -> int:
     """Parse and do; raises what goes wrong."""
     if argv and argv[0] in COMMANDS:
@@ -444,17 +468,20 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program ``lcsync``; returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and & in a script want it
+            signal.signal(number, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may not fit the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except Error as error:
         print(f"lcsync: {error}", file=sys.stderr)
         return error.exit_code
-    except Terminated:
-        return EXIT_TERMINATED
-    except KeyboardInterrupt:
-        print("lcsync: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"lcsync: {_how(stop)}; every file is the old or the new one: run again for the rest", file=sys.stderr)
+        return _exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lcsync import files, listing, merkle
 from lcsync.const import INLINE_BYTES_MAX, SEGMENT_BYTES, SEGMENT_CACHE
-from lcsync.errors import SourceError
+from lcsync.errors import SourceError, UsageError
 from lcsync.listing import Entry
 from lcsync.manifest import Content, describe
 from lcsync.merkle import Tree
@@ -23,7 +23,7 @@ Progress = Callable[[bytes, int, int], None]  # path, bytes done, bytes in all
 
 @dataclass(eq=False)
 class Item:
-    """A shared name. A file has a path and a version; a folder's list of entries is in memory, as ``data``."""
+    """A shared name: ``version`` of the file or folder at ``path``; a folder's list of entries is ``data``."""
 
     name: bytes
     path: bytes
@@ -32,9 +32,9 @@ class Item:
     mode: int
     mtime_ns: int
     serial: int
-    version: files.Version | None
+    version: files.Version
     data: bytes | None
-    changed: bool = False  # no longer what its tree says
+    changed: bool = False  # the file is no longer what its tree says
 
     @property
     def inline(self) -> bytes | None:
@@ -46,8 +46,8 @@ class Item:
         return describe(self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline).encode()
 
     def looks_changed(self) -> bool:
-        """Whether the file at the path is no longer the one that was hashed."""
-        if self.version is not None and not self.changed:
+        """Whether the file at the path is no longer the one that was hashed, or the folder has other names in it."""
+        if not self.changed:
             try:
                 self.changed = files.version_of(os.stat(self.path)) != self.version
             except OSError:
@@ -68,15 +68,28 @@ class Index:
         self.items: list[Item] = []
         self.skipped: list[str] = []
         self.given: list[tuple[bytes, bytes]] = []
+        self.missing: list[bytes] = []  # paths that were given and can't be read now
+        self._names: set[bytes] = set()
         self._before = {item.name: item for item in before.items} if before else {}
 
     def add(self, name: bytes, path: bytes) -> None:
-        """Share a file or a folder under ``name``. SourceError."""
+        """Share a file or a folder under ``name``. SourceError; UsageError if the name is taken."""
         self.given.append((name, path))
         if files.is_folder(path):
             self._folder(name, path)
         else:
-            self.items.append(self._file(name, path))
+            self._put(self._file(name, path))
+
+    def _put(self, item: Item) -> None:
+        if item.name in self._names:
+            name, path = printable(item.name), printable(item.path)
+            raise UsageError(reason=f"two paths under one name, {name}; give one another: OTHER={path}")
+        self._names.add(item.name)
+        self.items.append(item)
+
+    def looks_changed(self) -> bool:
+        """Whether anything that is shared changed, or a path that was missing is back."""
+        return any([item.looks_changed() for item in self.items]) or any(map(os.path.lexists, self.missing))
 
     def again(self) -> Index:
         """A new index of the same names: changed files are hashed, the others keep their trees."""
@@ -84,8 +97,10 @@ class Index:
         for name, path in self.given:
             try:
                 fresh.add(name, path)
-            except SourceError as error:
-                fresh.skipped.append(str(error))
+            except (SourceError, UsageError) as error:
+                fresh.missing.append(path)
+                if path not in self.missing:
+                    fresh.skipped.append(str(error))
         fresh._before = {}
         return fresh
 
@@ -104,29 +119,33 @@ class Index:
                         entries.append(Entry(base + b"/" + e.path, e.length, e.mode, e.mtime_ns, e.top, e.inline))
                 elif stat.S_ISREG(mode):
                     item = self._file(title, below)
-                    self.items.append(item)
+                    self._put(item)
                     top = item.tree.nodes[-1].tobytes()
                     entries.append(Entry(base, item.tree.length, item.mode, item.mtime_ns, top, item.inline))
                 else:
                     self.skipped.append(f"{printable(below)}: is a {files.kind_of(mode)}, not shared")
-            except (OSError, SourceError) as error:
+            except SourceError as error:
                 self.skipped.append(str(error))
+            except OSError as error:
+                self.skipped.append(f"{printable(below)}: {(error.strerror or str(error)).lower()}")
+            except RecursionError:
+                self.skipped.append(f"{printable(below)}: too many folders in each other")
         data = listing.encode(entries)
         tree = Tree(len(data), self.block_bytes, merkle.hash_leaves(data, self.block_bytes))
         mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
         old = self._before.get(name)
         serial = old.serial if old and old.tree.root == tree.root else self._serial(old)
-        self.items.append(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, None, data))
+        self._put(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, files.version_of(info), data))
         return entries
 
     def _file(self, name: bytes, path: bytes) -> Item:
         old = self._before.get(name)
-        if old and old.version and old.path == path and not old.looks_changed():
+        if old and old.kind is Content.FILE and old.path == path and not old.looks_changed():
             return old
         try:
             return self._read(name, path, old)
         except SourceError:
-            if old is None or not os.path.lexists(path):
+            if old is None or old.kind is not Content.FILE or not os.path.lexists(path):
                 raise
             old.changed = True  # being written to just now: stays unsent, and is read again later
             return old

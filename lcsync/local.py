@@ -227,7 +227,6 @@ class _Job:
                 old_tree = other.result()
             finally:
                 stop.set()
-        _unchanged(src_fd, source)
         return None if old_tree.root == new_tree.root else list(differing(old_tree, new_tree))
 
     def _finish(self, target: files.Target, src_fd: int, source: files.Version) -> None:

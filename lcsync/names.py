@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
 from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
-from lcsync.errors import NobodyShares
+from lcsync.errors import NobodyShares, NoMulticast
 from lcsync.group import Kind
+from lcsync.paths import printable
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,24 +44,33 @@ class NameListener:
         self.drops: Counter[str] | None = None
         self.sock = net.receive_socket(port)
         try:
-            for interface in interfaces:
-                net.join(self.sock, self._group, interface)
+            self._join()
         except BaseException:
             self.sock.close()
             raise
+
+    def _join(self) -> None:
+        """Join on all interfaces; those that can't are let go, unless none is left. NoMulticast."""
+        for interface in list(self.interfaces.values()):
+            try:
+                net.join(self.sock, self._group, interface)
+            except NoMulticast:
+                if len(self.interfaces) == 1:
+                    raise
+                del self.interfaces[interface.index]
 
     def wait(self, timeout_s: float, root: bytes | None = None) -> Heard:
         """The first valid manifest (with this ``root``, if one is given). NobodyShares."""
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:
-            select.select([self.sock], [], [], min(left, self._next_join() - time.monotonic(), 1.0) if left > 0 else 0)
+            select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
             for heard in self.poll():
                 if root is None or heard.manifest.root == root:
                     return heard
-        raise NobodyShares(name=self.name.decode("utf-8", "backslashreplace"), timeout_s=timeout_s, port=self.port)
+        raise NobodyShares(name=printable(self.name), timeout_s=timeout_s, port=self.port)
 
     def _next_join(self) -> float:
-        return max(self._silent_since + SILENCE_S[min(self._step, len(SILENCE_S) - 1)], time.monotonic())
+        return self._silent_since + SILENCE_S[min(self._step, len(SILENCE_S) - 1)]
 
     def poll(self) -> Iterator[Heard]:
         """What has come; never waits. Joins anew where nobody was heard: a report may have been lost."""
@@ -77,7 +87,7 @@ class NameListener:
             self._silent_since, self._step = now, self._step + 1
             for interface in self.interfaces.values():
                 net.leave(self.sock, self._group, interface)
-                net.join(self.sock, self._group, interface)
+            self._join()
 
     def _read(self, packet: bytes, sender: str, ifindex: int) -> Heard | None:
         from collections import Counter

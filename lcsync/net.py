@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from lcsync.const import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from lcsync.errors import NoInterface, NoMulticast
+from lcsync.paths import printable
 
 IPV6_MULTICAST_ALL = 29  # linux/in6.h; 0: only groups that this very socket joined
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 MEMINFO_DROPS = 8
+SIOCGIFFLAGS = 0x8913  # netdevice(7)
 IFF_UP, IFF_LOOPBACK, IFF_MULTICAST = 0x1, 0x8, 0x1000
+PROBE = "ff15::1"  # any multicast address: they all take one route
 PKTINFO = struct.Struct("16sI")
 
 
@@ -32,45 +36,68 @@ class Interface:
 
 def interfaces(names: Sequence[str] = ()) -> list[Interface]:
     """The interfaces called ``names``, or all that can do IPv6 multicast. NoInterface, NoMulticast."""
-    import netifaces
-
     have = dict(sorted((name, index) for index, name in socket.if_nameindex()))
     for name in names:
         if name not in have:
-            raise NoInterface(name=name, have=", ".join(have))
-        if not netifaces.ifaddresses(name).get(netifaces.AF_INET6):
-            raise NoMulticast(
-                reason=f"{name}: has no IPv6 address; is it up? ip link set {name} up; "
-                f"is IPv6 off? sysctl net.ipv6.conf.{name}.disable_ipv6"
-            )
-    if names:
-        return [Interface(name, have[name]) for name in dict.fromkeys(names)]
-    found = [
-        Interface(name, index)
-        for name, index in have.items()
-        if _flags(name) & (IFF_UP | IFF_LOOPBACK | IFF_MULTICAST) == IFF_UP | IFF_MULTICAST
-        and netifaces.ifaddresses(name).get(netifaces.AF_INET6)
-    ]
+            raise NoInterface(name=printable(name), have=", ".join(have))
+    with _socket() as sock:
+        if names:
+            chosen = [Interface(name, have[name]) for name in dict.fromkeys(names)]
+            for interface in chosen:
+                if lack := _lack(sock, interface):
+                    raise NoMulticast(reason=f"{interface.name}: {lack}")
+            return chosen
+        lacks: dict[str, str] = {}
+        found = []
+        for name, index in have.items():
+            interface = Interface(name, index)
+            if _flags(sock, name) & (IFF_LOOPBACK | IFF_MULTICAST) != IFF_MULTICAST:
+                continue
+            if lack := _lack(sock, interface):
+                lacks[name] = lack
+            else:
+                found.append(interface)
     if not found:
+        said = "; ".join(f"{name}: {lack}" for name, lack in lacks.items())
         raise NoMulticast(
-            reason=f"no interface here is up and can do IPv6 multicast (have: {', '.join(have)}); "
-            "bring one up: ip link set IFACE up; see also sysctl net.ipv6.conf.all.disable_ipv6"
+            reason=f"no interface here can do IPv6 multicast (have: {', '.join(have)})" + (f"; {said}" if said else "")
         )
     return found
 
 
-def _flags(name: str) -> int:
+def _lack(sock: socket.socket, interface: Interface) -> str:
+    """What an interface lacks for IPv6 multicast, and the cure; empty if nothing."""
+    import netifaces
+
+    name = interface.name
     try:
-        return int(Path(f"/sys/class/net/{name}/flags").read_text(), 16)
-    except OSError:
-        return IFF_UP | IFF_MULTICAST  # /sys may be hidden or of another namespace; the sockets will tell
+        if not _flags(sock, name) & IFF_UP:
+            return f"is down; bring it up: ip link set {name} up"
+        if not netifaces.ifaddresses(name).get(netifaces.AF_INET6):
+            return f"has no IPv6 address; is IPv6 off? sysctl net.ipv6.conf.{name}.disable_ipv6"
+    except (OSError, ValueError):  # gone since it was listed
+        return "has just gone"
+    with _socket() as trial:
+        try:
+            trial.connect((PROBE, 9, 0, interface.index))  # sends nothing: looks for a route
+        except OSError as error:
+            if error.errno == errno.ENETUNREACH:
+                return f"has no multicast route; add it: ip -6 route add multicast ff00::/8 dev {name} table local"
+    return ""
+
+
+def _flags(sock: socket.socket, name: str) -> int:
+    request = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", os.fsencode(name), 0))
+    return int(struct.unpack_from("16sH", request)[1])
 
 
 def _socket() -> socket.socket:
     try:
         return socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise NoMulticast(reason=f"this host has no IPv6 ({error.strerror}); see sysctl net.ipv6.conf") from None
+        raise NoMulticast(
+            reason=f"this host has no IPv6 ({error.strerror}); was it started with ipv6.disable=1? see /proc/cmdline"
+        ) from None
 
 
 def send_socket(interface: Interface, hops: int) -> socket.socket:
@@ -99,9 +126,10 @@ def receive_socket(port: int) -> socket.socket:
         sock.bind(("::", port))
     except OSError as error:
         sock.close()
-        raise NoMulticast(
-            reason=f"UDP port {port}: {error.strerror}; who has it? ss -lunp; choose another with --port"
-        ) from None
+        cure = f"who has it? ss -6lunp sport = :{port}; choose another, here and at the share, with --port"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            cure = "choose one above 1023, here and at the share, with --port"
+        raise NoMulticast(reason=f"UDP port {port}: {error.strerror}; {cure}") from None
     return sock
 
 

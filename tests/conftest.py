@@ -55,9 +55,9 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
 def _descriptors() -> dict[str, str]:
     """What is open, by number and target: sockets, pipes, namespaces, files; devices left out."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+    for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+            target = os.readlink(f"/proc/self/fd/{name}")
             if not target.startswith(("/dev/", f"/proc/{os.getpid()}/")):
                 found[f"{name} {target}"] = target
     return found

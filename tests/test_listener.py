@@ -14,6 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from lcsync.mld import (
     Type,
     build_report_v2,
     build_v1,
+    is_link_local,
     packet,
     parse,
 )
@@ -129,7 +131,8 @@ class Pair:
             return own_addresses(socket.if_nametoindex("veth"))
 
     def address(self, namespace: str) -> bytes:
-        return self.addresses(namespace)[0]
+        """The link-local one."""
+        return next(address for address in self.addresses(namespace) if is_link_local(address))
 
     def send(self, *packets: bytes) -> None:
         """Put whole IPv6 packets on the wire from ``there``."""
@@ -164,6 +167,7 @@ class Pair:
 
 
 STRANGER = bytes.fromhex("fe800000000000000000000000005742")
+GLOBAL = bytes.fromhex("20010db8000000000000000000005742")
 
 
 def new_group() -> bytes:
@@ -266,6 +270,7 @@ def test_a_query_is_answered(pair: Pair, listener: Listener) -> None:
 
 def test_our_query_is_as_the_rfc_wants_it(pair: Pair, listener: Listener) -> None:
     group = new_group()
+    run("ip", "-n", pair.here, "address", "add", "2001:db8::1/64", "dev", "veth", "nodad")  # the kernel would take it
     with inside(pair.there):
         other = Listener(socket.if_nametoindex("veth"), "veth", "packet")
     try:
@@ -277,6 +282,7 @@ def test_our_query_is_as_the_rfc_wants_it(pair: Pair, listener: Listener) -> Non
         assert not other.drops
     finally:
         other.close()
+        run("ip", "-n", pair.here, "address", "del", "2001:db8::1/64", "dev", "veth")
 
 
 def test_nothing_is_heard_twice(pair: Pair, listener: Listener) -> None:
@@ -287,18 +293,43 @@ def test_nothing_is_heard_twice(pair: Pair, listener: Listener) -> None:
     assert sum(says(RecordType.TO_EX, group)(*item) for item in heard) == 1
 
 
-def test_bad_packets_are_dropped_and_counted(pair: Pair, listener: Listener) -> None:
+def test_bad_packets_are_dropped_and_counted(pair: Pair, any_listener: Listener) -> None:
     group = new_group()
     good = packet(STRANGER, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
     far = good[:7] + b"\2" + good[8:]
     no_alert = good[:42] + b"\1\4\0\0\0\0" + good[48:]
     damaged = good[:-1] + bytes((good[-1] ^ 1,))
     nameless = packet(UNSPECIFIED, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
-    pair.send(far, no_alert, damaged, nameless, good[:60])
-    heard = pair.all_until_now(listener)
+    routed = packet(GLOBAL, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
+    pair.all_until_now(any_listener)
+    any_listener.drops.clear()
+    pair.send(far, no_alert, damaged, nameless, routed, good[:60])
+    heard = pair.all_until_now(any_listener)
     assert not any(says(RecordType.TO_EX, group)(*item) for item in heard)
-    expected = {"hop limit", "router alert", "checksum", "source", "payload length"}
-    assert expected <= set(listener.drops)
+    expected = {"hop limit": 1, "router alert": 1, "source": 2}
+    assert expected.items() <= any_listener.drops.items()
+    checked_by_kernel = {"checksum", "payload length"}
+    assert set(any_listener.drops) - checked_by_kernel == set(expected)
+
+
+def test_another_interface_is_not_heard(pair: Pair) -> None:
+    group = new_group()
+    on_veth = pair.listener("raw")
+    with inside(pair.here):
+        on_lo = Listener(socket.if_nametoindex("lo"), "lo", "raw")
+    try:
+        with pair.joined(pair.there, group):
+            pair.hear(on_veth, says(RecordType.TO_EX, group))
+        assert on_lo.receive(64) == []
+    finally:
+        on_veth.close()
+        on_lo.close()
+
+
+def test_addresses_are_those_of_the_thread(pair: Pair) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(pair.addresses, pair.here).result()
+    assert found == pair.addresses(pair.here)
 
 
 def test_a_forged_source_is_not_taken_for_this_host(pair: Pair, listener: Listener) -> None:

@@ -109,7 +109,7 @@ def test_one_changed_byte_writes_one_block(pair: tuple[Path, Path]) -> None:
     b.write_bytes(data)
     assert counts(run(a, b)) == (1, 1, 100 * BLOCK + 7, BLOCK)
     assert b.read_bytes() == a.read_bytes()
-    assert os.listdir(b.parent) == ["b"]  # noqa: PTH208
+    assert [path.name for path in b.parent.iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,26 @@ def test_a_source_that_never_rests_is_an_error_and_changes_nothing(tmp_path: Pat
         sync(str(a), str(b))
     assert b.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("changes", ["source", "destination"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_change_between_comparing_and_copying_is_noticed(pair: tuple[Path, Path], changes: str, exists: bool) -> None:
+    a, b = pair
+    b.write_bytes(noise(100 * BLOCK + 7, 2)) if exists else b.unlink()
+    changed = a if changes == "source" or not exists else b
+
+    class Meddler(io.StringIO):
+        def write(self, text: str) -> int:
+            """What is about to be copied is told: now."""
+            with changed.open("r+b") as f:
+                f.write(b"meddled")
+            return super().write(text)
+
+    with pytest.raises(SourceError, match="changed while it was read"):
+        run(a, b, verbose=1, out=Meddler())
+    left = {path.name: path.read_bytes()[:7] for path in b.parent.iterdir()}
+    assert left == ({"b": (b"meddled" if changed == b else noise(7, 2))} if exists else {})
 
 
 def test_a_full_disk_leaves_the_old_file(pair: tuple[Path, Path]) -> None:
