@@ -240,7 +240,7 @@ static void count_loss(struct stream *s, const uint8_t *packet)
 	if (step > 0) {
 		s->lost += step - 1;
 		s->cci = cci;
-	} else if (s->lost) {
+	} else if (step && s->lost) {
 		s->lost--;
 	}
 }

@@ -95,4 +95,5 @@ cdef class Assembler:
     cdef assembler a
     cdef void free_object(self, int index) noexcept
     cdef object_t *object_at(self, int index, uint32_t segment=?) except NULL
+    cdef void drop_slot(self, object_t *o, uint32_t segment) noexcept
     cdef slot_t *slot_at(self, int index) except NULL

@@ -15,6 +15,7 @@ EVENT_COMPLETE = COMPLETE
 EVENT_SPILL = SPILL
 REASON_WORDS = ("accepted", "duplicate", "unwanted", "short", "bad-header", "foreign-toi", "bad-sbn", "bad-esi",
                 "bad-size", "no-room")
+cdef uint32_t SIZE_LIMIT = 1 << 30  # of a segment or a symbol; sums of two stay within 32 bits
 
 
 def parse(const uint8_t[::1] packet not None):
@@ -37,7 +38,8 @@ cdef class Geometry:
     """
 
     def __init__(self, uint64_t length, uint32_t segment_bytes, uint32_t block_bytes, uint32_t symbol_bytes):
-        if not symbol_bytes or not block_bytes or not segment_bytes or segment_bytes % block_bytes:
+        if not symbol_bytes or not block_bytes or not segment_bytes or segment_bytes % block_bytes \
+                or segment_bytes > SIZE_LIMIT or symbol_bytes > SIZE_LIMIT:
             raise ValueError(f"no geometry: {segment_bytes} / {block_bytes} / {symbol_bytes}")
         if length > <uint64_t>segment_bytes * 0xffffffff:
             raise ValueError("more than 2**32 segments")
@@ -167,6 +169,8 @@ cdef class Assembler:
 
     def __cinit__(self, int slots, uint32_t slot_bytes, uint32_t max_symbols):
         cdef assembler *a = &self.a
+        if slots < 1:
+            raise ValueError("an assembler without slots")
         memset(a, 0, sizeof(assembler))
         pthread_mutex_init(&a.lock, NULL)
         a.slot_bytes, a.max_symbols = slot_bytes, max_symbols
@@ -206,6 +210,13 @@ cdef class Assembler:
         if not 0 <= index < a.nobjects or segment >= a.objects[index].segments:
             raise IndexError("no such object or segment")
         return &a.objects[index]
+
+    cdef void drop_slot(self, object_t *o, uint32_t segment) noexcept:
+        """Free the slot that a segment is being put together in."""
+        if o.slot[segment] >= 0:
+            self.a.slots[o.slot[segment]].object = -1
+            self.a.nfree += 1
+            o.slot[segment] = -1
 
     cdef slot_t *slot_at(self, int index) except NULL:
         cdef assembler *a = &self.a
@@ -270,12 +281,13 @@ cdef class Assembler:
         pthread_mutex_unlock(&a.lock)
 
     def want(self, int index, uint32_t segment, blocks=None):
-        """Ask for a segment; ``blocks`` is a bool per block, true where the block is here already."""
+        """Ask for a segment anew; ``blocks`` is a bool per block, true where the block is here already."""
         cdef object_t *o = self.object_at(index, segment)
         cdef assembler *a = &self.a
         cdef uint32_t i, n = per_block(&o.g), total = symbol_count(&o.g, segment_size(&o.g, segment))
         pthread_mutex_lock(&a.lock)
         try:
+            self.drop_slot(o, segment)
             free(o.have[segment])
             o.have[segment] = NULL
             if blocks is not None:
@@ -296,10 +308,7 @@ cdef class Assembler:
         cdef assembler *a = &self.a
         pthread_mutex_lock(&a.lock)
         o.state[segment] = HELD
-        if o.slot[segment] >= 0:
-            a.slots[o.slot[segment]].object = -1
-            o.slot[segment] = -1
-            a.nfree += 1
+        self.drop_slot(o, segment)
         pthread_mutex_unlock(&a.lock)
 
     def add_stream(self, bytes toi not None, int index, uint32_t first, uint32_t count):

@@ -50,6 +50,7 @@ class Download:
         self._old_blocks: dict[bytes, int] = {}
         self._leaves: dict[int, Hashes] = {}
         self._checked: dict[int, NDArray[np.bool_]] = {}  # blocks of a segment that are here and right
+        self._doubtful: set[int] = set()  # segments in the store of which not all blocks are right
 
     @property
     def outline(self) -> Hashes:
@@ -80,6 +81,12 @@ class Download:
 
     def segment_hash(self, segment: int) -> bytes:
         return bytes(self.outline[segment])
+
+    def leaves(self, segment: int) -> Hashes | None:
+        """Block hashes of a segment, as far as they are known; that of an only block is the segment's own."""
+        if self.geometry.segment_size(segment) <= self.block_bytes:
+            return self.outline[segment : segment + 1]
+        return self._leaves.get(segment)
 
     def compare(self, old: Tree | None, store: Store, old_store: Store | None) -> None:
         """See what is here already: in place, elsewhere in the old content, or nothing but zeros.
@@ -115,8 +122,9 @@ class Download:
         self.ready = True
         self.missing_bytes = sum(map(self.geometry.segment_size, np.flatnonzero(self.lack).tolist()))
         for segment in np.flatnonzero(self.asked).tolist():
-            if segment in self._leaves:
-                self.set_leaves(segment, self._leaves[segment].tobytes())
+            leaves = self.leaves(segment)
+            if leaves is not None:
+                self.set_leaves(segment, leaves.tobytes())
 
     def _put(self, segment: int, data: bytes | memoryview) -> bool:
         """Write a whole segment if it is what its hash says."""
@@ -136,6 +144,11 @@ class Download:
             return False
         self._leaves[segment] = leaves
         self.asked[segment] = False
+        if segment in self._doubtful:
+            size = self.geometry.segment_size(segment)
+            here = merkle.hash_leaves(self.store.read_at(size, segment * SEGMENT_BYTES), self.block_bytes)
+            self._checked[segment] = (here == leaves).all(axis=1)
+            return True
         checked = np.zeros(len(leaves), bool)
         per = SEGMENT_BYTES // self.block_bytes
         for i, leaf in enumerate(leaves):
@@ -166,8 +179,8 @@ class Download:
     def take(self, segment: int, data: memoryview, runs: Sequence[tuple[int, int]]) -> bool:
         """A segment is complete: ``runs`` of ``data`` came from the wire, the rest is in the store.
 
-        Verifies it and writes what is new. If it is not what its hash says, nothing
-        unverified is kept: blocks with a known hash stay if they are right.
+        Verifies it and writes what is new. If it is not what its hash says, it stays lacking: the
+        right blocks are kept, and told from the others as soon as the block hashes are known.
         """
         assert self.store is not None
         start = segment * SEGMENT_BYTES
@@ -184,14 +197,13 @@ class Download:
             self.lack[segment] = False
             self._leaves.pop(segment, None)
             self._checked.pop(segment, None)
+            self._doubtful.discard(segment)
             return True
-        known = self._leaves.get(segment)
+        self.store.write_at(data, start)
+        self._doubtful.add(segment)
+        known = self.leaves(segment)
         if known is not None:
-            right = (leaves == known).all(axis=1)
-            for block in np.flatnonzero(right).tolist():
-                offset = block * self.block_bytes
-                self.store.write_at(data[offset : offset + self.block_bytes], start + offset)
-            self._checked[segment] = right
+            self._checked[segment] = (leaves == known).all(axis=1)
         return False
 
     def take_copy(self, segment: int, data: memoryview) -> None:
@@ -206,12 +218,12 @@ def _zero_hashes(length: int, block_bytes: int) -> dict[bytes, int]:
     out: dict[bytes, int] = {}
     last = length % SEGMENT_BYTES
     for size in {SEGMENT_BYTES if length >= SEGMENT_BYTES else 0, last}:
-        if size:
+        if size or not length:
             out[merkle.top(_zero_leaves(size, block_bytes))] = size
     return out
 
 
 def _zero_leaves(size: int, block_bytes: int) -> Hashes:
     full, rest = divmod(size, block_bytes)
-    raw = merkle.zero_leaf(block_bytes) * full + (merkle.zero_leaf(rest) if rest else b"")
+    raw = merkle.zero_leaf(block_bytes) * full + (merkle.zero_leaf(rest) if rest or not size else b"")
     return merkle.as_hashes(raw)

@@ -17,7 +17,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -97,19 +97,22 @@ def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable
         finally:
             buffers.append(buffer)
 
+    offsets = range(0, max(length, 1), READ_BYTES)
     hashes: list[bytes] = []
     pending: deque[Future[Hashes]] = deque()
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        try:
-            for offset in range(0, max(length, 1), READ_BYTES):
+    with ExitStack() as stack:
+        if len(offsets) == 1:  # threads would cost more than they save
+            hashes.append(work(0).tobytes())
+        else:
+            pool = stack.enter_context(ThreadPoolExecutor(HASH_THREADS))
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            for offset in offsets:
                 pending.append(pool.submit(work, offset))
                 if len(pending) > HASH_THREADS:
                     hashes.append(pending.popleft().result().tobytes())
                     if progress:
                         progress(len(hashes) * READ_BYTES)
             hashes += (future.result().tobytes() for future in pending)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
     if progress:
         progress(length)
     if version(fd) != before:

@@ -99,8 +99,7 @@ class Index:
                 fresh.add(name, path)
             except (SourceError, UsageError) as error:
                 fresh.missing.append(path)
-                if path not in self.missing:
-                    fresh.skipped.append(str(error))
+                fresh.skipped.append(str(error))
         fresh._before = {}
         return fresh
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 import cbor2
 
 from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, OBJECT_BYTES_MAX
+from lcsync.errors import UnsafeName
+from lcsync.manifest import load_plain
 from lcsync.paths import safe_relative
 
 
@@ -38,11 +40,16 @@ def encode(entries: list[Entry]) -> bytes:
 
 
 def decode(data: bytes) -> list[Entry]:
-    """Read a list whose bytes have been verified, but whose author may be hostile: every path stays inside."""
+    """Read a list whose bytes have been verified, but whose author may be hostile: every path stays inside.
+
+    ListingError, UnsafeName.
+    """
     try:
-        rows = cbor2.loads(data)
+        rows = load_plain(data)
+        if not isinstance(rows, list):
+            raise ListingError("not a list of entries")
         entries = [_entry(*row) for row in rows]
-    except ListingError:
+    except (ListingError, UnsafeName):
         raise
     except Exception as error:
         raise ListingError("not a list of entries") from error
@@ -52,7 +59,7 @@ def decode(data: bytes) -> list[Entry]:
 
 
 def _entry(path: object, length: object, mode: object, mtime_ns: object, content: object) -> Entry:
-    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, 1 << 63))
+    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, (1 << 63) - 1))
     if not isinstance(path, bytes) or not isinstance(content, bytes):
         raise ListingError("an entry without path or content")
     if any(type(n) is not int or not 0 <= n <= most for n, most in numbers):

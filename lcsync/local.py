@@ -213,20 +213,24 @@ class _Job:
     def _compare(
         self, old_fd: int, old: files.Version, src_fd: int, source: files.Version
     ) -> list[tuple[int, int]] | None:
-        """The runs to copy, or None if the two are equal. Both are hashed at once."""
-        stop = Event()
+        """The runs to copy, or None if the two are equal. Large ones are hashed at once."""
+        if old.length <= READ_BYTES:  # a thread would cost more than it saves
+            old_tree = files.read_block_hashes(old_fd, old.length, self.block_bytes)
+            new_tree = files.read_block_hashes(src_fd, source.length, self.block_bytes)
+        else:
+            stop = Event()
 
-        def check(_done: int) -> None:
-            if stop.is_set():
-                raise InterruptedError
+            def check(_done: int) -> None:
+                if stop.is_set():
+                    raise InterruptedError
 
-        with ThreadPoolExecutor(1) as pool:
-            try:
-                other = pool.submit(files.read_block_hashes, old_fd, old.length, self.block_bytes, check)
-                new_tree = files.read_block_hashes(src_fd, source.length, self.block_bytes)
-                old_tree = other.result()
-            finally:
-                stop.set()
+            with ThreadPoolExecutor(1) as pool:
+                try:
+                    other = pool.submit(files.read_block_hashes, old_fd, old.length, self.block_bytes, check)
+                    new_tree = files.read_block_hashes(src_fd, source.length, self.block_bytes)
+                    old_tree = other.result()
+                finally:
+                    stop.set()
         return None if old_tree.root == new_tree.root else list(differing(old_tree, new_tree))
 
     def _finish(self, target: files.Target, src_fd: int, source: files.Version) -> None:

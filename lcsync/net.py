@@ -20,7 +20,7 @@ IPV6_MULTICAST_ALL = 29  # linux/in6.h; 0: only groups that this very socket joi
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 MEMINFO_DROPS = 8
-SIOCGIFFLAGS = 0x8913  # netdevice(7)
+SIOCGIFFLAGS, SIOCGIFMTU = 0x8913, 0x8921  # netdevice(7)
 IFF_UP, IFF_LOOPBACK, IFF_MULTICAST = 0x1, 0x8, 0x1000
 PROBE = "ff15::1"  # any multicast address: they all take one route
 PKTINFO = struct.Struct("16sI")
@@ -98,6 +98,13 @@ def _socket() -> socket.socket:
         raise NoMulticast(
             reason=f"this host has no IPv6 ({error.strerror}); was it started with ipv6.disable=1? see /proc/cmdline"
         ) from None
+
+
+def mtu(interface: Interface) -> int:
+    """The largest IPv6 packet that the interface carries."""
+    with _socket() as sock:
+        request = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack("16si12x", os.fsencode(interface.name), 0))
+    return int(struct.unpack_from("16si", request)[1])
 
 
 def send_socket(interface: Interface, hops: int) -> socket.socket:

@@ -35,6 +35,10 @@ class Channel:
     packets: int = 0
     step: int = 0  # how often it has been joined again since it was last heard
 
+    @property
+    def span(self) -> range:
+        return range(self.first, self.first + self.count)
+
 
 @dataclass
 class Loss:
@@ -82,7 +86,10 @@ class Receiver:
                 download.asked[segment] = False
                 download.elsewhere[segment] = True
             elif not download.asked[segment]:
-                self.assembler.want(download.object, segment, download.blocks_here(segment))
+                self._want(download, segment)
+
+    def _want(self, download: Download, segment: int) -> None:
+        self.assembler.want(download.object, segment, download.blocks_here(segment))
 
     def handle(self, events: Iterable[tuple[int, int, int, int]]) -> None:
         """What the assembler reports."""
@@ -92,7 +99,7 @@ class Receiver:
                 self._content(download, kind, segment, slot)
                 continue
             channel = next((c for c in self.channels if c.object == number), None)
-            if channel is None or kind != EVENT_COMPLETE:
+            if channel is None or channel.download not in self.downloads or kind != EVENT_COMPLETE:
                 self.assembler.release(slot)
                 continue
             data = bytes(self.assembler.data(slot))
@@ -120,7 +127,17 @@ class Receiver:
         else:
             self.rejected += 1
             self.assembler.release(slot)
-            self.assembler.want(download.object, segment, download.blocks_here(segment))
+            if download.leaves(segment) is not None:
+                self._want(download, segment)
+            else:
+                self._ask_leaves(download, segment)
+
+    def _ask_leaves(self, download: Download, segment: int) -> None:
+        """Have the block hashes come, that one bad symbol may cost one block."""
+        download.asked[segment] = True
+        for channel in self.channels:
+            if channel.kind is Kind.LEAVES and channel.download is download and segment in channel.span:
+                self.assembler.want(channel.object, segment - channel.first)
 
     def _outline(self, channel: Channel, part: int, data: bytes) -> None:
         parts = self._gathering.setdefault(channel.object, {})
@@ -128,10 +145,15 @@ class Receiver:
         if len(parts) < channel.count:
             return
         del self._gathering[channel.object]
-        if not channel.download.set_outline(b"".join(parts[i] for i in range(channel.count))):
+        outline = b"".join(parts[i] for i in range(channel.count))
+        if not channel.download.set_outline(outline):
             self.rejected += 1
             for i in range(channel.count):
                 self.assembler.want(channel.object, i)
+            return
+        for other in self.downloads:
+            if other.root == channel.download.root and other.nodes is None:
+                other.set_outline(outline)
 
     def _leaves(self, channel: Channel, segment: int, data: bytes) -> None:
         download, at = channel.download, channel.first + segment
@@ -141,7 +163,7 @@ class Receiver:
             self.rejected += 1
             self.assembler.want(channel.object, segment)
         elif download.lack[at]:
-            self.assembler.want(download.object, at, download.blocks_here(at))
+            self._want(download, at)
         else:
             for other, place in self._places.pop(download.segment_hash(at), []):
                 if (other, place) != (download, at):
@@ -150,12 +172,26 @@ class Receiver:
                     other.take_copy(place, memoryview(download.store.read_at(size, at * SEGMENT_BYTES)))
 
     def finish(self, download: Download) -> None:
-        """Forget a download that is done."""
+        """Forget a download that is done, or given up: others take over what they waited for in it."""
         self.downloads.remove(download)
         if download.object >= 0:
+            for segment in np.flatnonzero(download.lack).tolist():
+                self._hand_over(download, segment)
             self.assembler.remove_object(download.object)
             del self._owners[download.object]
             download.object = -1
+
+    def _hand_over(self, download: Download, segment: int) -> None:
+        digest = download.segment_hash(segment)
+        before = self._places.pop(digest, [])
+        places = [place for place in before if place[0] is not download]
+        if not places:
+            return
+        self._places[digest] = places
+        if places[0] != before[0]:
+            other, at = places[0]
+            other.elsewhere[at] = False
+            self._want(other, at)
 
     # --- groups ---
 

@@ -27,12 +27,17 @@ class Scheduler:
 
     def start(self, stream: Stream, now: float) -> None:
         """Put a stream on the run list, or tell a running one of a new listener."""
+        due = max(now, stream.free_at)  # however often somebody joins, the rate holds
+        hurry = stream.restart(now)
         if stream not in self.running:
             self.running.add(stream)
-            stream.restart(now)
-            self._push(stream, now)
-        elif stream.restart(now):
-            self._push(stream, now)
+            self._push(stream, due)
+        elif hurry and due < stream.due:
+            self._push(stream, due)
+
+    def stop(self, stream: Stream) -> None:
+        """Take a stream off the run list: what it sends is no longer offered."""
+        self.running.discard(stream)
 
     def _push(self, stream: Stream, due: float) -> None:
         stream.due = due
@@ -71,8 +76,8 @@ class Scheduler:
         if wish == float("inf"):
             self.running.discard(stream)
         else:
-            allowed = max(stream.due, now - CATCH_UP_S) + bits / stream.rate_bps
-            self._push(stream, max(allowed, wish) if wish > now else allowed)
+            stream.free_at = max(stream.free_at, now - CATCH_UP_S) + bits / stream.rate_bps
+            self._push(stream, max(stream.free_at, wish) if wish > now else stream.free_at)
 
     def next_time(self) -> float | None:
         """When ``turn`` has something to do again."""

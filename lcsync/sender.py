@@ -26,7 +26,8 @@ class Stream:
         self.tsi = tsi
         self.rate_bps = rate_bps
         self.cci = 0  # packet number on this group in this run (RFC 5651, CCI)
-        self.due = 0.0
+        self.due = 0.0  # when it wants to go on
+        self.free_at = 0.0  # when its token bucket is no longer in debt
 
     def restart(self, now: float) -> bool:
         """A new listener: whether the stream wants to be served at once."""

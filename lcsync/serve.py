@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from lcsync import _udp, net, trackers
 from lcsync._wire import Batch
-from lcsync.const import MALI_S, MLD_BUDGET, SCOPES, TICK_S
+from lcsync.const import CHECK_FILE_S, LOOK_PART, MALI_S, MLD_BUDGET, SCOPES, TICK_S
 from lcsync.errors import NoPrivilege, UsageError
 from lcsync.index import Index, Item, SegmentCache
 from lcsync.listener import Listener, own_addresses
@@ -69,8 +69,11 @@ class Server:
         self.cache = SegmentCache()
         self.ports: list[_Port] = []
         self._pool = ThreadPoolExecutor(1)
-        self._reindex: Future[Index] | None = None
-        self._dirty = False
+        self._look: Future[Index | None] | None = None
+        self._look_at = 0.0
+        self._looked_for_s = 0.0  # how long the last look at the files took
+        self._asked = False  # a manifest was asked for since then
+        self._closing = False
         try:
             self._open(paths)
         except BaseException:
@@ -81,9 +84,11 @@ class Server:
         options = self.options
         found = net.interfaces(options.interfaces)
         for interface in found:
+            if options.mtu > (most := net.mtu(interface)):
+                raise UsageError(reason=f"{interface.name} carries packets of {most} bytes: --mtu {most}, or another -i")
             self.ports.append(_Port(interface, net.send_socket(interface, options.hops), None))
         self.mld = self._listen()
-        self.index = Index(options.block_bytes)
+        self.index = Index(options.block_bytes, self._go_on)
         for name, path in paths:
             self.index.add(name, path)
         for line in self.index.skipped:
@@ -108,7 +113,6 @@ class Server:
             self.options.say(
                 f"tracker {tracker.name} for {expect} groups, {human_bytes(tracker.memory_bytes)} an interface"
             )
-        self._checked_at: dict[bytes, float] = {}
 
     def _listen(self) -> bool:
         """Open the listeners; False if there is no privilege and none was demanded."""
@@ -136,14 +140,12 @@ class Server:
 
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
-            if item.looks_changed():
-                self._dirty = True
-                return None
-            return item.manifest(symbol)
+            self._asked = True
+            return None if item.looks_changed() else item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> bytes | None:
             data = self.cache.load(by_tree[id(tree)], segment)
-            self._dirty = self._dirty or data is None
+            self._asked = self._asked or data is None
             return data
 
         return Offer([item.name for item in items], big, manifest, load, symbol)
@@ -198,21 +200,42 @@ class Server:
             if port.listener:
                 for address in self.share.ports[port.interface.index].membership.queries_to_send():
                     port.listener.send_query(address)
-        if self._reindex is None and self._dirty:
-            self._dirty = False
-            self._reindex = self._pool.submit(self.index.again)
-        elif self._reindex is not None and self._reindex.done():
-            self.index = self._reindex.result()
-            self._reindex = None
-            self._dirty = any(item.changed for item in self.index.items)
-            for line in self.index.skipped:
-                self.options.say(line)
-            self.share.set_offer(self._offer(), now)
-            if not self.mld:
-                for port in self.ports:
-                    self.share.open_all(port.interface.index, now)
+        if self._look is None:
+            if now >= self._look_at and (self._asked or self.index.missing):
+                self._asked = False
+                self._look = self._pool.submit(self._look_at_files, self.index)
+        elif self._look.done():
+            fresh, self._look = self._look.result(), None
+            self._look_at = now + max(CHECK_FILE_S, LOOK_PART * self._looked_for_s)
+            if fresh is not None:
+                self._renew(fresh, now)
+
+    def _look_at_files(self, index: Index) -> Index | None:
+        """A new index if anything changed; in a thread of its own."""
+        started = time.monotonic()
+        try:
+            return index.again() if index.looks_changed() else None
+        finally:
+            self._looked_for_s = time.monotonic() - started
+
+    def _renew(self, fresh: Index, now: float) -> None:
+        news = [line for line in fresh.skipped if line not in self.index.skipped]
+        self.index = fresh
+        self._asked = any(item.changed for item in fresh.items)
+        for line in news:
+            self.options.say(line)
+        self.share.set_offer(self._offer(), now)
+        if not self.mld:
+            for port in self.ports:
+                self.share.open_all(port.interface.index, now)
+
+    def _go_on(self, path: bytes, done: int, total: int) -> None:
+        """Called while files are read: ends the reading when the server is closed."""
+        if self._closing:
+            raise InterruptedError
 
     def close(self) -> None:
+        self._closing = True
         self._pool.shutdown(cancel_futures=True)
         for port in self.ports:
             port.sock.close()

@@ -68,16 +68,21 @@ class Share:
         self.set_offer(offer)
 
     def set_offer(self, offer: Offer, now: float = 0.0) -> None:
-        """Replace what is offered; groups that both offers have go on undisturbed."""
+        """Replace what is offered; groups that both offers have go on undisturbed, or go on again."""
         self.offer = offer
         self._owners = {name: owner for owner, name in enumerate(offer.names)}
         self.table = GroupTable(offer.names, offer.trees, offer.symbol_bytes, self.scope)
         for port in self.ports.values():
             port.membership.set_table(self.table, now)
             for address in [a for a in port.streams if self.table.find(a) < 0]:
-                del port.streams[address]
+                self.scheduler.stop(port.streams[address])
+                self._rest(port, address)
             for stream in port.streams.values():
                 self._renew(stream)
+            for address in port.membership.groups():
+                stream_of = port.streams.get(address)
+                if stream_of is None or stream_of not in self.scheduler.running:
+                    self._start(port, self.table.find(address), now)
 
     def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
         self.ports[ifindex] = Port(ifindex, membership, tracker)
@@ -94,7 +99,7 @@ class Share:
         for number in range(len(self.table)):
             address = self.table.address(number)
             if address not in port.streams:
-                port.tracker.join(address, MALI_S)
+                port.tracker.refresh(address, MALI_S)  # a join, unless it was joined before
                 self._start(port, number, now)
 
     def refresh_all(self, ifindex: int) -> None:
@@ -110,7 +115,11 @@ class Share:
             port.tracker.tick(now)
             resting = [a for a, stream in port.streams.items() if stream not in self.scheduler.running]
             for address in resting:
-                self._numbers[port.ifindex, address] = port.streams.pop(address).cci
+                self._rest(port, address)
+
+    def _rest(self, port: Port, address: bytes) -> None:
+        """Forget a stream, but for its packet number: that must not repeat in a run."""
+        self._numbers[port.ifindex, address] = port.streams.pop(address).cci
 
     def active(self) -> list[tuple[int, bytes]]:
         """The groups on the run list: interface index and address."""

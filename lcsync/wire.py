@@ -11,6 +11,7 @@ from lcsync.const import (
     HEADER_BYTES,
     IP_UDP_BYTES,
     MTU_MAX,
+    MTU_MIN,
     SEGMENT_BYTES,
     SYMBOL_ALIGN,
     TAG_BYTES,
@@ -24,12 +25,12 @@ def symbol_bytes(mtu: int) -> int:
 
 def is_symbol_size(size: object) -> bool:
     """Whether a symbol size from outside is one that some MTU gives."""
-    return isinstance(size, int) and size % SYMBOL_ALIGN == 0 and 0 < size <= symbol_bytes(MTU_MAX)
+    return type(size) is int and size % SYMBOL_ALIGN == 0 and symbol_bytes(MTU_MIN) <= size <= symbol_bytes(MTU_MAX)
 
 
 def is_block_size(size: object) -> bool:
     """Whether a block size from outside is a power of two within bounds."""
-    return isinstance(size, int) and BLOCK_BYTES_MIN <= size <= BLOCK_BYTES_MAX and size & (size - 1) == 0
+    return type(size) is int and BLOCK_BYTES_MIN <= size <= BLOCK_BYTES_MAX and size & (size - 1) == 0
 
 
 def source_geometry(length: int, block_bytes: int, symbol: int) -> Geometry:

@@ -298,7 +298,7 @@ def test_bad_packets_are_dropped_and_counted(pair: Pair, any_listener: Listener)
     good = packet(STRANGER, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
     far = good[:7] + b"\2" + good[8:]
     no_alert = good[:42] + b"\1\4\0\0\0\0" + good[48:]
-    damaged = good[:-1] + bytes((good[-1] ^ 1,))
+    damaged = good[:50] + bytes((good[50] ^ 1,)) + good[51:]
     nameless = packet(UNSPECIFIED, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
     routed = packet(GLOBAL, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, group)]))
     pair.all_until_now(any_listener)
