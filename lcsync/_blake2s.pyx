@@ -5,16 +5,14 @@ The kernel is the best that this processor has, or the one that ``LCSYNC_SIMD`` 
 Data is any contiguous buffer. The GIL is released, but for hashes that take less time than a switch of threads.
 """
 
-import os
-
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 from libc.string cimport memmove
 
+from lcsync import simd
 from lcsync.const import PERSON_NODE
-from lcsync.errors import NoKernel
 
 cdef extern from "_blake2s.h" nogil:
     enum:
@@ -24,37 +22,31 @@ cdef extern from "_blake2s.h" nogil:
     struct blake2s_kernel:
         const char *name
     const blake2s_kernel blake2s_kernels[BLAKE2S_KERNELS]
-    bint blake2s_runs(const blake2s_kernel *)
+    bint simd_runs(const char *)
     void blake2s_many(const blake2s_kernel *, const uint8_t *, size_t, size_t, const uint8_t *, uint8_t *)
 
 cdef enum:
     SHORT = 2048  # bytes hashed with the GIL held: 4 us, while to get it back can take 5 ms
 
-KERNELS = tuple(
-    blake2s_kernels[i].name.decode() for i in range(BLAKE2S_KERNELS) if blake2s_runs(&blake2s_kernels[i])
-)
+NAMES = [blake2s_kernels[i].name.decode() for i in range(BLAKE2S_KERNELS)]
+KERNELS = tuple(name for name in NAMES if simd_runs(name.encode()))
 cdef const blake2s_kernel *chosen = NULL
 cdef bytes node = PERSON_NODE
 cdef const uint8_t *node_person = node
 
 
-cdef const blake2s_kernel *find(str name) except NULL:
-    for i in range(BLAKE2S_KERNELS):
-        if blake2s_kernels[i].name.decode() == name and name in KERNELS:
-            return &blake2s_kernels[i]
-    raise NoKernel(name=name, have=", ".join(KERNELS))
-
-
-cdef const blake2s_kernel *choose() except NULL:
+cdef const blake2s_kernel *choose(str name) except NULL:
     global chosen
+    if name is not None:
+        return &blake2s_kernels[NAMES.index(simd.choose(KERNELS, name))]
     if chosen == NULL:
-        chosen = find(os.environ.get("LCSYNC_SIMD") or KERNELS[0])
+        chosen = choose(simd.choose(KERNELS))
     return chosen
 
 
 def kernel():
     """Name of the kernel in force; NoKernel if ``LCSYNC_SIMD`` names one that cannot run here."""
-    return choose().name.decode()
+    return choose(None).name.decode()
 
 
 cdef void blocks(
@@ -86,7 +78,7 @@ def hash_blocks(data, Py_ssize_t block_bytes, bytes person, str kernel=None):
 
     ``person`` is 8 bytes of personalisation; ``kernel`` overrules the choice for this call. ValueError, NoKernel.
     """
-    cdef const blake2s_kernel *k = find(kernel) if kernel is not None else choose()
+    cdef const blake2s_kernel *k = choose(kernel)
     cdef const uint8_t *p = person
     cdef uint8_t *out
     cdef Py_buffer view
@@ -113,7 +105,7 @@ cdef bytes climb(nodes, const blake2s_kernel *k, bint to_top):
     cdef Py_buffer view
     PyObject_GetBuffer(nodes, &view, PyBUF_SIMPLE)
     try:
-        if view.len == 0 or view.len % BLAKE2S_HASH:
+        if view.len % BLAKE2S_HASH:
             raise ValueError("not whole nodes")
         n = view.len // BLAKE2S_HASH
         hashes = PyBytes_FromStringAndSize(NULL, (n // 2 + n % 2) * BLAKE2S_HASH)
@@ -130,9 +122,9 @@ cdef bytes climb(nodes, const blake2s_kernel *k, bint to_top):
 
 def hash_nodes(nodes, str kernel=None):
     """The level above ``nodes`` (32 bytes each): hashes of pairs, an odd last node unchanged. ValueError, NoKernel."""
-    return climb(nodes, find(kernel) if kernel is not None else choose(), False)
+    return climb(nodes, choose(kernel), False)
 
 
 def hash_top(nodes, str kernel=None):
     """The one node above all ``nodes``: ``hash_nodes`` until there is one."""
-    return climb(nodes, find(kernel) if kernel is not None else choose(), True)
+    return climb(nodes, choose(kernel), True)

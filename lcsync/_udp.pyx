@@ -27,7 +27,7 @@ cdef extern from *:
     #ifndef SOL_UDP
     #define SOL_UDP 17
     #endif
-    enum { GSO_BYTES = 65000, CONTROL = CMSG_SPACE(sizeof(uint16_t)) };
+    enum { HOLD_US = 200, GSO_BYTES = 65000, CONTROL = CMSG_SPACE(sizeof(uint16_t)) };
 
     /* Tells the kernel to cut one message into packets of `bytes` (UDP GSO, Linux 4.18). */
     static void set_segment(struct msghdr *m, char *control, uint16_t bytes)
@@ -50,6 +50,7 @@ cdef extern from *:
     """
     long long microseconds() nogil
     enum:
+        HOLD_US
         GSO_BYTES
         CONTROL
     void set_segment(msghdr *, char *, unsigned short) nogil
@@ -185,6 +186,9 @@ cdef class Receiver:
                 left = end - microseconds()
                 if left <= 0:
                     break
+                if not assembler.a.nfree and assembler.a.nevents:
+                    usleep(HOLD_US)  # full: what comes now waits in the socket's buffer, not to be thrown away here
+                    continue
                 n = recvmmsg(fd, self.headers, BATCH, MSG_DONTWAIT, NULL)
                 if n > 0:
                     for i in range(n):

@@ -48,6 +48,7 @@ exit codes:
   4  no IPv6 or no multicast here   11  stalled: nothing came any more
   5  no privilege (--mld)           12  unsafe name
   6  nobody shares the name         13  a program is missing
+                                    14  LCSYNC_SIMD can't run here
   130 and 143  ended by Ctrl-C (SIGINT) and by SIGTERM"""
 
 
@@ -280,7 +281,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             return _share(args, [first])
         return _describe(args, what[0])
     if len(what) > 2:
-        raise UsageError(reason=f"{len(what)} arguments; to share several paths: lcsync --share PATH...")
+        raise UsageError(reason=f"{len(what)} arguments; to share several paths: lcsync --share PATH PATH")
     source, destination = what
     if first and not is_local(destination):
         return _share(args, [(_network_name(destination), first[1])])
@@ -361,8 +362,8 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
             print(line)
         return 0
     with serve.serving(paths, options) as server:
-        say(server.greeting())
         try:
+            say(server.greeting())
             server.run()
         except KeyboardInterrupt as stop:  # how a share ends
             return _exit_code(stop)

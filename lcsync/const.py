@@ -90,6 +90,7 @@ TRACKER_FP_RATE = 1e-3  # of the Bloom filter, holding the expected number of gr
 CLOCK_S_MAX = 2.0**40  # 35,000 years: below, adding a lifetime to `now` loses under a millisecond
 LIST_GROUPS_MAX = 8  # `auto` takes the list up to here (measured, see trackers/__init__.py)
 TREE_GROUPS_MAX = 64  # and the tree up to here
+SIMD_VARIABLE = "LCSYNC_SIMD"  # in the environment: the kernels to use, by name
 
 # --- lab: hosts on one machine ---
 LAB_HOSTS_MAX = 256  # a Linux bridge has at most 1023 ports

@@ -8,8 +8,9 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ from lcsync.const import (
     TAG_BYTES,
 )
 from lcsync.download import Download, Store
-from lcsync.errors import DestinationError, Stalled, WrongContent
+from lcsync.errors import DestinationError, SourceError, Stalled, WrongContent
 from lcsync.listing import Entry
 from lcsync.manifest import Content, Manifest
 from lcsync.merkle import Tree
@@ -80,15 +81,19 @@ class Result:
 
     def __str__(self) -> str:
         if not self.lacking and not self.changed:
-            return f"{self.files} files, {human_bytes(self.bytes)}, all here already"
+            return f"{_files(self.files)}, {human_bytes(self.bytes)}, all here already"
         speed = human_rate(self.lacking * 8 / max(self.seconds, 1e-9))
         loss = f", {self.lost} packets lost" if self.lost else ""
         loss += f" ({self.overrun} of them by this host)" if self.overrun else ""
         return (
-            f"{human_bytes(self.bytes)} in {self.files} files, {self.changed} new or changed; "
+            f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed; "
             f"lacked {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
             f"in {self.seconds:.2f} s ({speed}){loss}"
         )
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 class _Memory:
@@ -206,8 +211,9 @@ class Fetcher:
         self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX)
         self.receiver = Receiver(self.assembler, options.scope, options.channels)
         self._jobs: list[_Job] = []
-        self._progress_at = time.monotonic()
+        self._started = self._progress_at = time.monotonic()
         self._accepted = 0
+        self._closing = False
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
             stack.callback(self._pool.shutdown, cancel_futures=True)
@@ -220,11 +226,17 @@ class Fetcher:
             self._stack = stack.pop_all()
 
     def close(self) -> None:
+        self._closing = True
+        self.receiver.close()
+        self._stack.close()  # first: a thread may still read from a job's old file
         for job in self._jobs:
             job.close()
         self._jobs.clear()
-        self.receiver.close()
-        self._stack.close()
+
+    def _go_on(self, done: int) -> None:
+        """Called while an old file is read: ends the reading when the fetch is over."""
+        if self._closing:
+            raise CancelledError
 
     # --- what to fetch ---
 
@@ -263,9 +275,10 @@ class Fetcher:
         base = safe_relative(self.names.name)[-1]
         m = self.heard.manifest
         with files.closing(files.open_folder(destination)) as root_fd:
+            entries = self.entries()  # before anything is made
 
             def jobs() -> Iterator[_Job]:
-                for entry in self.entries():
+                for entry in entries:
                     parts = (base, *safe_relative(entry.path))
                     label = b"/".join((self.names.name, entry.path))
                     if self.options.dry_run:
@@ -282,7 +295,6 @@ class Fetcher:
     # --- the loop ---
 
     def _run(self, jobs: Iterator[_Job]) -> None:
-        started = time.monotonic()
         more = True
         while more or self._jobs:
             while more and len(self._jobs) < JOBS_AT_ONCE:
@@ -298,7 +310,7 @@ class Fetcher:
             if self._jobs:
                 self._turn()
         r = self.result
-        r.seconds = time.monotonic() - started
+        r.seconds = time.monotonic() - self._started
         for address in self.receiver.close():
             net.leave(self.sock, address, self.heard.interface)
         r.overrun = net.dropped(self.sock)
@@ -306,7 +318,7 @@ class Fetcher:
         r.rejected, r.joins = self.receiver.rejected, self.receiver.joins
         counters = self.assembler.counters()
         r.received = counters.pop("bytes")
-        r.drops = {**counters, **(self.names.drops or {})}
+        r.drops = dict(Counter(counters) + (self.names.drops or Counter()))
 
     def _turn(self) -> None:
         """Wait for something to happen, and let the engine act on it."""
@@ -358,7 +370,7 @@ class Fetcher:
         if job.old_fd is not None:
             job.old_version = files.version(job.old_fd)
             length = job.old_version.length
-            job.old = self._pool.submit(files.read_block_hashes, job.old_fd, length, job.block_bytes)
+            job.old = self._pool.submit(files.read_block_hashes, job.old_fd, length, job.block_bytes, self._go_on)
         if job.inline is None:
             job.download = _download_of(job)
             self.receiver.add(job.download)
@@ -367,7 +379,10 @@ class Fetcher:
         """Take a job as far as it goes now; true when it is over."""
         if job.old is not None and not job.old.done():
             return False
-        old = job.old.result() if job.old else None
+        try:
+            old = job.old.result() if job.old else None
+        except SourceError as error:
+            raise DestinationError(path=printable(job.label), reason=error.fields["reason"]) from None
         download = job.download
         if not job.changed and old is not None and old.root == job.root:
             self._over(job, "is the same already")
@@ -454,6 +469,7 @@ def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
 
 def fetch(names: NameListener, destination: str, options: Options) -> Result:
     """Fetch a file or a folder. The errors are the Fetcher's."""
+    files.resolve_destination(destination, safe_relative(names.name)[-1])  # one that can't be is said at once
     with fetching(names, options) as fetcher:
         if fetcher.heard.manifest.kind is Content.LIST:
             return fetcher.folder(destination)
@@ -467,6 +483,6 @@ def describe(names: NameListener, options: Options) -> str:
         size, kind = m.length, "file"
         if m.kind is Content.LIST:
             entries = fetcher.entries()
-            size, kind = sum(entry.length for entry in entries), f"folder of {len(entries)} files"
+            size, kind = sum(entry.length for entry in entries), f"folder of {_files(len(entries))}"
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(m.mtime_ns // 10**9))
         return f"{kind}  {human_bytes(size)}  {m.root.hex()}  {when}  {printable(names.name)}"

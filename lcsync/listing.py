@@ -55,6 +55,8 @@ def decode(data: bytes) -> list[Entry]:
         raise ListingError("not a list of entries") from error
     if any(a.path >= b.path for a, b in pairwise(entries)):
         raise ListingError("entries out of order")
+    if encode(entries) != data:
+        raise ListingError("not the one encoding of its entries")
     return entries
 
 

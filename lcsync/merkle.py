@@ -15,7 +15,8 @@ from hashlib import blake2s
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync.const import HASH_BYTES, PERSON_LEAF, PERSON_NODE, PERSON_ROOT, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync._blake2s import hash_blocks, hash_nodes, hash_top
+from lcsync.const import HASH_BYTES, PERSON_LEAF, PERSON_ROOT, SEGMENT_BYTES, SPLIT_NODES_MAX
 
 Hashes = NDArray[np.uint8]
 
@@ -27,17 +28,12 @@ def as_hashes(data: bytes | bytearray | memoryview) -> Hashes:
 
 def hash_leaves(data: bytes | bytearray | memoryview | NDArray[np.uint8], block_bytes: int) -> Hashes:
     """Hash ``data`` block by block, the last one shorter; no data is one empty block."""
-    view = memoryview(data).cast("B")
-    starts = range(0, max(len(view), 1), block_bytes)
-    return as_hashes(b"".join(blake2s(view[i : i + block_bytes], person=PERSON_LEAF).digest() for i in starts))
+    return as_hashes(hash_blocks(data, block_bytes, PERSON_LEAF))
 
 
 def parents(nodes: Hashes) -> Hashes:
     """The level above ``nodes``: ``(ceil(n/2), 32)``."""
-    raw = nodes.tobytes()
-    pairs = len(nodes) // 2
-    up = [blake2s(raw[i * 64 : i * 64 + 64], person=PERSON_NODE).digest() for i in range(pairs)]
-    return as_hashes(b"".join(up) + raw[pairs * 64 :])
+    return as_hashes(hash_nodes(nodes))
 
 
 def levels(nodes: Hashes) -> list[Hashes]:
@@ -50,9 +46,12 @@ def levels(nodes: Hashes) -> list[Hashes]:
 
 def top(nodes: Hashes) -> bytes:
     """The one node above all ``nodes``."""
-    while len(nodes) > 1:
-        nodes = parents(nodes)
-    return nodes.tobytes()
+    return hash_top(nodes)
+
+
+def segment_root(data: bytes | bytearray | memoryview | NDArray[np.uint8], block_bytes: int) -> bytes:
+    """The segment hash of a segment's ``data``."""
+    return hash_top(hash_blocks(data, block_bytes, PERSON_LEAF))
 
 
 def content_root(length: int, block_bytes: int, top_node: bytes) -> bytes:
@@ -72,11 +71,9 @@ def block_count(length: int, block_bytes: int) -> int:
 
 def segment_hashes(leaves: Hashes, block_bytes: int) -> Hashes:
     """Merkle roots of each run of blocks that make up a segment: ``(m, 32)``."""
-    per = SEGMENT_BYTES // block_bytes
     nodes = leaves
-    while per > 1:
+    for _ in range((SEGMENT_BYTES // block_bytes).bit_length() - 1):
         nodes = parents(nodes)
-        per //= 2
     return nodes
 
 

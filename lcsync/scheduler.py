@@ -20,7 +20,7 @@ class Scheduler:
         self.bwlimit_bps = bwlimit_bps
         self.packet_bits = packet_bits
         self.batch_packets = batch_packets
-        self.running: set[Stream] = set()
+        self.running: dict[Stream, int] = {}  # with the number of its entry in the queue that counts
         self._queue: list[tuple[float, int, Stream]] = []
         self._sequence = 0
         self._free_at = 0.0  # when the bucket over all groups is no longer in debt
@@ -29,19 +29,17 @@ class Scheduler:
         """Put a stream on the run list, or tell a running one of a new listener."""
         due = max(now, stream.free_at)  # however often somebody joins, the rate holds
         hurry = stream.restart(now)
-        if stream not in self.running:
-            self.running.add(stream)
-            self._push(stream, due)
-        elif hurry and due < stream.due:
+        if stream not in self.running or (hurry and due < stream.due):
             self._push(stream, due)
 
     def stop(self, stream: Stream) -> None:
         """Take a stream off the run list: what it sends is no longer offered."""
-        self.running.discard(stream)
+        self.running.pop(stream, None)
 
     def _push(self, stream: Stream, due: float) -> None:
         stream.due = due
         self._sequence += 1
+        self.running[stream] = self._sequence
         heapq.heappush(self._queue, (due, self._sequence, stream))
 
     def turn(self, ask: Ask, now: float) -> list[tuple[Stream, int]]:
@@ -53,15 +51,15 @@ class Scheduler:
             return []
         ready: list[Stream] = []
         while self._queue and self._queue[0][0] <= now and len(ready) < TURN_STREAMS:
-            due, _, stream = heapq.heappop(self._queue)
-            if stream in self.running and stream.due == due and stream not in ready:
+            _, entry, stream = heapq.heappop(self._queue)
+            if self.running.get(stream) == entry:
                 ready.append(stream)
         out = []
         for stream, active in zip(ready, ask(ready) if ready else (), strict=True):
             if active:
                 out.append((stream, self._burst(stream)))
             else:
-                self.running.discard(stream)
+                self.stop(stream)
         return out
 
     def _burst(self, stream: Stream) -> int:
@@ -74,7 +72,7 @@ class Scheduler:
         """A stream sent ``bits`` and wants to go on at ``wish`` (infinity: never)."""
         self._free_at = max(self._free_at, now - CATCH_UP_S) + bits / self.bwlimit_bps
         if wish == float("inf"):
-            self.running.discard(stream)
+            self.stop(stream)
         else:
             stream.free_at = max(stream.free_at, now - CATCH_UP_S) + bits / stream.rate_bps
             self._push(stream, max(stream.free_at, wish) if wish > now else stream.free_at)

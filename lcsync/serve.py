@@ -9,9 +9,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from lcsync import _udp, net, trackers
 from lcsync._wire import Batch
@@ -85,7 +86,8 @@ class Server:
         found = net.interfaces(options.interfaces)
         for interface in found:
             if options.mtu > (most := net.mtu(interface)):
-                raise UsageError(reason=f"{interface.name} carries packets of {most} bytes: --mtu {most}, or another -i")
+                have = f"{interface.name} carries {most} bytes"
+                raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
             self.ports.append(_Port(interface, net.send_socket(interface, options.hops), None))
         self.mld = self._listen()
         self.index = Index(options.block_bytes, self._go_on)
@@ -152,7 +154,7 @@ class Server:
 
     # --- the loop ---
 
-    def run(self) -> None:
+    def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
         readers = {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
         tick_at = refresh_at = 0.0
@@ -232,7 +234,7 @@ class Server:
     def _go_on(self, path: bytes, done: int, total: int) -> None:
         """Called while files are read: ends the reading when the server is closed."""
         if self._closing:
-            raise InterruptedError
+            raise CancelledError
 
     def close(self) -> None:
         self._closing = True

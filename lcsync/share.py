@@ -13,7 +13,7 @@ import numpy as np
 
 from lcsync import group
 from lcsync._wire import BATCH_PACKETS, Batch
-from lcsync.const import HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.const import HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
 from lcsync.group import Kind
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, node_span
@@ -80,8 +80,7 @@ class Share:
             for stream in port.streams.values():
                 self._renew(stream)
             for address in port.membership.groups():
-                stream_of = port.streams.get(address)
-                if stream_of is None or stream_of not in self.scheduler.running:
+                if port.streams.get(address) not in self.scheduler.running:
                     self._start(port, self.table.find(address), now)
 
     def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
@@ -98,7 +97,7 @@ class Share:
         port = self.ports[ifindex]
         for number in range(len(self.table)):
             address = self.table.address(number)
-            if address not in port.streams:
+            if port.streams.get(address) not in self.scheduler.running:
                 port.tracker.refresh(address, MALI_S)  # a join, unless it was joined before
                 self._start(port, number, now)
 
@@ -113,9 +112,10 @@ class Share:
         for port in self.ports.values():
             port.membership.tick(now)
             port.tracker.tick(now)
-            resting = [a for a, stream in port.streams.items() if stream not in self.scheduler.running]
-            for address in resting:
-                self._rest(port, address)
+            idle = [a for a, stream in port.streams.items() if stream not in self.scheduler.running]
+            for address in idle:
+                if not port.tracker.active(address):  # else it waits for its content, and goes on where it was
+                    self._rest(port, address)
 
     def _rest(self, port: Port, address: bytes) -> None:
         """Forget a stream, but for its packet number: that must not repeat in a run."""
@@ -185,19 +185,18 @@ class Share:
             )
         if what.kind is Kind.OUTLINE:
             toi = group.toi(Kind.OUTLINE, symbol, tree.root)
-            data = tree.outline.tobytes()
+            hashes = tree.outline
             geometry = outline_geometry(segments, symbol)
         else:
             span = node_span(what.level, what.node, segments)
             toi = group.toi(Kind.LEAVES, symbol, tree.nodes[what.level][what.node].tobytes())
             per = SEGMENT_BYTES // tree.block_bytes
             hashes = tree.leaves[span.start * per : span.stop * per]
-            data = hashes.tobytes()
             geometry = leaves_geometry(len(hashes), tree.block_bytes, symbol)
-        size = geometry.segment_bytes
+        part = geometry.segment_bytes // HASH_BYTES
 
-        def piece(segment: int) -> bytes:
-            return data[segment * size : (segment + 1) * size]
+        def piece(segment: int) -> memoryview:
+            return hashes[segment * part : (segment + 1) * part].data.cast("B")
 
         rate = self._rate(SPLIT_NODES_MAX)
         return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece, True)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""What a share offers, and what becomes of it when files change."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from programs import BLOCK, MIB, content
+
+from lcsync import listing, merkle
+from lcsync.errors import SourceError, UsageError
+from lcsync.index import Index, Item, SegmentCache
+from lcsync.manifest import Content, decode
+
+
+def index_of(**given: Path) -> Index:
+    index = Index(BLOCK)
+    for name, path in given.items():
+        index.add(name.encode(), bytes(path))
+    return index
+
+
+def item(index: Index, name: str) -> Item:
+    return next(item for item in index.items if item.name == name.encode())
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """Change a file in place, so that its time changes too, however coarse the clock of the file system."""
+    before = path.stat().st_mtime_ns
+    path.write_bytes(data)
+    os.utime(path, ns=(before + 1_000_000, before + 1_000_000))
+
+
+def test_file(tmp_path: Path) -> None:
+    data = content(2 * MIB + 5)
+    (tmp_path / "x").write_bytes(data)
+    (tmp_path / "x").chmod(0o640)
+    index = index_of(x=tmp_path / "x")
+    (found,) = index.items
+    assert (found.name, found.kind, found.mode) == (b"x", Content.FILE, 0o640)
+    assert found.tree.root == merkle.Tree(len(data), BLOCK, merkle.hash_leaves(data, BLOCK)).root
+    told = decode(found.manifest(1376))
+    assert (told.root, told.length, told.mtime_ns) == (found.tree.root, len(data), found.mtime_ns)
+    cache = SegmentCache()
+    assert b"".join(bytes(cache.load(found, i) or b"") for i in range(3)) == data
+    assert cache.read_bytes == len(data)
+    assert cache.load(found, 0) == data[:MIB] and cache.read_bytes == len(data)  # from memory
+
+
+def test_folder(tmp_path: Path) -> None:
+    root = tmp_path / "class"
+    (root / "b" / "c").mkdir(parents=True)
+    (root / "b" / "c" / "deep").write_bytes(content(1000))
+    (root / "b.txt").write_bytes(b"short")
+    (root / "a").write_bytes(b"")
+    os.mkfifo(root / "fifo")
+    (root / "link").symlink_to("a")
+    (root / "loop").symlink_to(root)
+    with socket.socket(socket.AF_UNIX) as sock:
+        here = Path.cwd()
+        os.chdir(root)  # the name of a socket may not be long
+        sock.bind("socket")
+        os.chdir(here)
+    index = index_of(share=root)
+    assert sorted(item.name for item in index.items) == [
+        b"share", b"share/a", b"share/b", b"share/b.txt", b"share/b/c", b"share/b/c/deep",
+    ]  # fmt: skip
+    entries = listing.decode(item(index, "share").data or b"")
+    assert [entry.path for entry in entries] == [b"a", b"b.txt", b"b/c/deep"]
+    assert [entry.inline for entry in entries] == [b"", b"short", None]
+    below = listing.decode(item(index, "share/b").data or b"")
+    assert [entry.path for entry in below] == [b"c/deep"]
+    said = sorted(line.rpartition("/")[2] for line in index.skipped)
+    assert said == [
+        "fifo: is a fifo, not shared",
+        "link: is a symbolic link, not shared",
+        "loop: is a symbolic link, not shared",
+        "socket: is a socket, not shared",
+    ]
+
+
+def test_the_list_is_in_byte_order_of_whole_paths(tmp_path: Path) -> None:
+    for name in ("a", "a.b", "a-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").touch()
+    entries = listing.decode(item(index_of(share=tmp_path), "share").data or b"")
+    assert [entry.path for entry in entries] == [b"a-b/f", b"a.b/f", b"a/f"]
+
+
+def test_what_can_not_be_shared(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name, reason in (("missing", "no such file"), ("fifo", "is a fifo")):
+        with pytest.raises(SourceError, match=reason):
+            index_of(x=tmp_path / name)
+    with pytest.raises(SourceError, match="device"):
+        index_of(x=Path("/dev/null"))
+
+
+def test_a_name_twice(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").touch()
+    index = Index(BLOCK)
+    index.add(b"d", bytes(tmp_path / "d"))
+    for name in (b"d", b"d/x"):
+        with pytest.raises(UsageError, match="OTHER="):
+            index.add(name, bytes(tmp_path / "d" / "x"))
+
+
+def test_very_deep_folders(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    here = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        index = index_of(share=tmp_path)
+    finally:
+        os.close(here)
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # shutil.rmtree can't
+    assert index.skipped and len(index.skipped) < 5
+    assert [entry.path for entry in listing.decode(item(index, "share").data or b"")] == [b"f"]
+
+
+# --- change ---
+
+
+def test_nothing_changed(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").write_bytes(content(5000))
+    index = index_of(d=tmp_path / "d")
+    assert not index.looks_changed()
+    fresh = index.again()
+    assert {item.name: item.serial for item in fresh.items} == {item.name: item.serial for item in index.items}
+    assert item(fresh, "d/x").tree is item(index, "d/x").tree  # not read again
+
+
+@pytest.mark.parametrize("way", ["in place", "renamed over", "cut short"])
+def test_changed_file(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "x"
+    old, new = content(2 * MIB), content(2 * MIB, 2)[: MIB if way == "cut short" else None]
+    path.write_bytes(old)
+    index = index_of(x=path)
+    if way == "renamed over":
+        (tmp_path / "y").write_bytes(new)
+        (tmp_path / "y").rename(path)
+    else:
+        rewrite(path, new)
+    before = index.items[0]
+    cache = SegmentCache()
+    assert cache.load(before, 0) is None and cache.load(before, 1) is None  # not a byte under a hash it does not have
+    assert before.changed and index.looks_changed()
+    fresh = index.again()
+    after = item(fresh, "x")
+    assert after.serial > before.serial and after.tree.root != before.tree.root
+    assert cache.load(after, 0) == new[:MIB]
+    assert not fresh.looks_changed()
+
+
+def test_changed_behind_its_times(tmp_path: Path) -> None:
+    """Only the hash tells: size and times are as before, which is what bad disks do too."""
+    path = tmp_path / "x"
+    path.write_bytes(content(MIB))
+    index = index_of(x=path)
+    found = index.items[0]
+    with path.open("r+b") as out:
+        out.write(b"changed")
+    assert SegmentCache().load(found, 0) is None
+    assert found.changed and item(index.again(), "x").tree.root != found.tree.root
+
+
+def test_removed_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content(MIB))
+    index = index_of(x=path)
+    path.unlink()
+    assert index.looks_changed() and SegmentCache().load(index.items[0], 0) is None
+    gone = index.again()
+    assert not gone.items and gone.missing == [bytes(path)] and "no such file" in gone.skipped[0]
+    assert not gone.looks_changed()
+    path.write_bytes(b"back")
+    assert gone.looks_changed()
+    back = gone.again()
+    assert back.items[0].data == b"back" and not back.missing
+
+
+def test_folder_with_files_that_come_and_go(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    (root / "sub").mkdir(parents=True)
+    for name in ("stays", "goes", "sub/changes"):
+        (root / name).write_bytes(content(2000))
+    index = index_of(d=root)
+    stays, before = item(index, "d/stays"), item(index, "d")
+    (root / "goes").unlink()
+    (root / "sub" / "comes").write_bytes(b"new")
+    rewrite(root / "sub" / "changes", content(3000))
+    assert index.looks_changed()
+    fresh = index.again()
+    assert sorted(item.name for item in fresh.items) == [b"d", b"d/stays", b"d/sub", b"d/sub/changes", b"d/sub/comes"]
+    assert item(fresh, "d/stays") is stays
+    after = item(fresh, "d")
+    assert after.serial > before.serial and after.tree.root != before.tree.root
+    assert item(fresh, "d/sub/changes").tree.length == 3000
+    assert not fresh.looks_changed()
+
+
+def test_a_file_becomes_a_folder_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"file")
+    index = index_of(x=path)
+    path.unlink()
+    path.mkdir()
+    (path / "y").write_bytes(b"below")
+    assert index.looks_changed()
+    folder = index.again()
+    assert sorted(item.name for item in folder.items) == [b"x", b"x/y"]
+    (path / "y").unlink()
+    path.rmdir()
+    path.write_bytes(b"file again")
+    assert folder.looks_changed()
+    assert item(folder.again(), "x").data == b"file again"
+
+
+def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
+    """The old item stays, unsent, until the file rests."""
+    path = tmp_path / "x"
+    path.write_bytes(content(MIB))
+    index = index_of(x=path)
+    rewrite(path, content(MIB, 2))
+    noise = 0
+
+    def write_more(name: bytes, done: int, total: int) -> None:
+        nonlocal noise
+        noise += 1
+        with path.open("ab") as out:
+            out.write(b"more")
+
+    index.progress = write_more
+    fresh = index.again()
+    assert noise and item(fresh, "x") is index.items[0] and index.items[0].changed
+    fresh.progress = None
+    final = fresh.again()
+    assert item(final, "x").tree.length == MIB + 4 * noise and not final.looks_changed()
+
+
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content(5 * MIB))
+    found = index_of(x=tmp_path / "x").items[0]
+    cache = SegmentCache(2)
+    for segment in (0, 1, 2, 3, 4, 4, 3):
+        cache.load(found, segment)
+    assert cache.read_bytes == 5 * MIB
+    cache.load(found, 0)
+    assert cache.read_bytes == 6 * MIB

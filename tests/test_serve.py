@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Shared files that change while they are shared: what is fetched is always one version, whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from programs import BLOCK, MIB, Share, content, fetch, files_below, sharing, until
+
+from lcsync import group, merkle, names, net
+from lcsync.group import Kind
+from lcsync.index import Index
+from lcsync.lab import Host, Lab
+from lcsync.wire import symbol_bytes
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture
+def movie(tmp_path: Path) -> Path:
+    (tmp_path / "from").mkdir()
+    path = tmp_path / "from" / "movie.iso"
+    path.write_bytes(content(2 * MIB))
+    return path
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    path = tmp_path / "to"
+    path.mkdir()
+    return path
+
+
+def told(host: Host, name: bytes, root: bytes | None = None) -> names.Heard:
+    """The manifest that is sent for a name, or the first one with this root."""
+    interfaces = host.call(net.interfaces, ["eth0"])
+    with host.call(names.NameListener, name, interfaces, 5, 4242) as listener:
+        return listener.wait(20, root)
+
+
+def root_of(data: bytes) -> bytes:
+    return merkle.Tree(len(data), BLOCK, merkle.hash_leaves(data, BLOCK)).root
+
+
+@pytest.mark.parametrize("way", ["in place", "renamed over"])
+def test_changed_between_two_fetches(make_lab: MakeLab, movie: Path, to: Path, way: str) -> None:
+    lab = make_lab(2)
+    with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "1G"):
+        fetch(lab.hosts[1], "movie.iso", to).ok()
+        before = told(lab.hosts[1], b"movie.iso").manifest
+        new = content(2 * MIB + 1, 2)
+        if way == "in place":
+            movie.write_bytes(new)
+        else:
+            movie.with_name("new").write_bytes(new)
+            movie.with_name("new").rename(movie)
+        after = told(lab.hosts[1], b"movie.iso").manifest  # nothing is said of a file that is no longer there
+        assert after.root == root_of(new) and after.serial > before.serial
+        fetch(lab.hosts[1], "movie.iso", to).ok()
+        assert files_below(to) == {"movie.iso": new}
+
+
+def test_changed_while_it_is_fetched(make_lab: MakeLab, movie: Path, to: Path) -> None:
+    """Every packet of the old content is right to the end; none of the new one goes out under an old hash."""
+    old = movie.read_bytes()
+    lab = make_lab(3)
+    tree = merkle.Tree(len(old), BLOCK, merkle.hash_leaves(old, BLOCK))
+    symbol = symbol_bytes(1500)
+    watcher = lab.hosts[2]
+    sock = watcher.call(net.receive_socket, 4242)
+    interface = watcher.call(net.interfaces, ["eth0"])[0]
+    for node in tree.outline:
+        net.join(sock, group.address(group.group_id(Kind.SOURCE, symbol, node.tobytes()), 5), interface)
+    packets: list[bytes] = []
+    with sock, sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "10M"):
+
+        def more() -> int:
+            while packet := net.receive_one(sock, 9216):
+                packets.append(packet[0])
+            return len(packets)
+
+        got = fetch(lab.hosts[1], "movie.iso", to, "--timeout", "3")
+        until(lambda: more() > 300, "packets")
+        new = content(2 * MIB, 2)
+        with movie.open("r+b") as out:  # both segments, from the middle of each
+            for start in (MIB // 2, MIB + MIB // 2):
+                out.seek(start)
+                out.write(new[start : start + MIB // 2])
+        mixed = movie.read_bytes()
+        assert told(lab.hosts[0], b"movie.iso", root_of(mixed)).manifest.length == len(old)
+        more()
+        assert got.end() in (0, 11), got.lines
+        assert files_below(to) in ({"movie.iso": old}, {})
+        fetch(lab.hosts[1], "movie.iso", to).ok()
+        assert files_below(to) == {"movie.iso": mixed}
+        more()
+    for packet in packets:
+        toi, segment, esi = packet[14:28], int.from_bytes(packet[28:32], "big"), int.from_bytes(packet[32:36], "big")
+        assert segment == 0
+        node = next(i for i, n in enumerate(tree.outline) if group.toi(Kind.SOURCE, symbol, n.tobytes()) == toi)
+        block, part = divmod(esi, 12)
+        start = node * MIB + block * BLOCK + part * symbol
+        assert packet[36:] == old[start : start + len(packet) - 36]
+
+
+def test_removed_and_put_back(make_lab: MakeLab, movie: Path, to: Path) -> None:
+    lab = make_lab(2)
+    share = Share(lab.hosts[0], movie, "--mld", "--bwlimit", "1G")
+    movie.unlink()
+    got = fetch(lab.hosts[1], "movie.iso", to, "--timeout", "1")
+    assert got.end() == 6 and not files_below(to)
+    assert "no such file" in share.wait_for("movie.iso")
+    movie.write_bytes(b"back again")
+    got = fetch(lab.hosts[1], "movie.iso", to).ok()
+    assert files_below(to) == {"movie.iso": b"back again"}
+    assert share.stop(signal.SIGTERM) == 143
+    assert sum("no such file" in line for line in share.lines) == 1  # said once
+
+
+def test_folder_with_odd_things_in_it(make_lab: MakeLab, tmp_path: Path, to: Path) -> None:
+    root = tmp_path / "class"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "file").write_bytes(b"content")
+    (root / "secret").write_bytes(b"not for you")
+    (root / "secret").chmod(0)
+    os.mkfifo(root / "fifo")
+    (root / "link").symlink_to("/etc/passwd")
+    with socket.socket(socket.AF_UNIX) as sock:
+        here = Path.cwd()
+        os.chdir(root)  # the name of a socket may not be long
+        sock.bind("socket")
+        os.chdir(here)
+    bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # so that root may not read all
+    lab = make_lab(2)
+    share = Share(lab.hosts[0], root, "--no-mld", prefix=bare)
+    fetch(lab.hosts[1], "class", to).ok()
+    assert share.stop() == 130
+    assert files_below(to) == {"class/sub/file": b"content"}
+    assert len(share.lines) == 4 + 2
+    for name, reason in (("fifo", "fifo"), ("link", "symbolic link"), ("socket", "socket"), ("secret", "permission")):
+        assert sum(f"/{name}: " in line and reason in line for line in share.lines) == 1
+
+
+def test_a_new_file_in_a_folder_is_noticed(make_lab: MakeLab, tmp_path: Path, to: Path) -> None:
+    root = tmp_path / "class"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a").write_bytes(content(5000))
+    lab = make_lab(2)
+    with sharing(lab.hosts[0], root, "--mld", "--bwlimit", "1G"):
+        fetch(lab.hosts[1], "class", to).ok()
+        before = told(lab.hosts[1], b"class").manifest
+        (root / "sub" / "b").write_bytes(content(6000))
+        (root / "sub" / "a").write_bytes(content(7000))
+        after = told(lab.hosts[1], b"class", expected_root(root)).manifest
+        assert after.serial > before.serial
+        fetch(lab.hosts[1], "class", to).ok()
+        assert files_below(to / "class") == files_below(root)
+
+
+def expected_root(root: Path) -> bytes:
+    index = Index(BLOCK)
+    index.add(b"class", bytes(root))
+    return index.items[-1].tree.root
+
+
+def test_ended_while_a_large_file_is_read(make_lab: MakeLab, tmp_path: Path) -> None:
+    (host,) = make_lab(1).hosts
+    with (tmp_path / "huge").open("wb") as out:
+        out.truncate(200 << 30)  # minutes of hashing
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        share = fetch(host, tmp_path / "huge")
+        files = Path(f"/proc/{share.process.pid}/fd")
+        until(lambda files=files: any(f.exists() and f.resolve().name == "huge" for f in files.iterdir()), "reading")
+        assert share.stop(number) == code
+        assert len(share.lines) == 1
+
+
+def test_ended_while_a_file_is_read_again(make_lab: MakeLab, movie: Path) -> None:
+    lab = make_lab(2)
+    share = Share(lab.hosts[0], movie, "--mld")
+    with movie.open("wb") as out:
+        out.truncate(200 << 30)
+    got = fetch(lab.hosts[1], "movie.iso", "--timeout", "0")
+    files = Path(f"/proc/{share.process.pid}/fd")
+    until(lambda: any(f.exists() and f.resolve().name == "movie.iso" for f in files.iterdir()), "reading")
+    assert share.stop() == 130
+    assert got.stop() == 130

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The group table: from an address to what it carries, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lcsync import group
+from lcsync.const import SCOPES, SEGMENT_BYTES
+from lcsync.group import Kind
+from lcsync.merkle import Tree, as_hashes, node_span, split_level
+from lcsync.table import Group, GroupTable, leaves_levels
+
+T = 1376
+SITE = SCOPES["site"]
+
+
+def tree(segments: int, seed: int = 0, length: int | None = None) -> Tree:
+    """A tree of segments of one block of a MiB each, with made-up hashes."""
+    hashes = np.random.default_rng(seed).integers(0, 256, (segments, 32), np.uint8)
+    return Tree(segments * SEGMENT_BYTES if length is None else length, SEGMENT_BYTES, hashes)
+
+
+def ident(table_names: list[bytes], trees: list[Tree], what: Group) -> bytes:
+    if what.kind is Kind.NAME:
+        return table_names[what.owner]
+    owner = trees[what.owner]
+    return owner.root if what.kind is Kind.OUTLINE else owner.nodes[what.level][what.node].tobytes()
+
+
+def test_address_and_group_and_number_belong_together() -> None:
+    names = [b"name %d" % i for i in range(500)]
+    trees = [tree(n, seed) for seed, n in enumerate((1, 2, 8, 9, 17, 130, 300, 1000))]
+    table = GroupTable(names, trees, T, SITE)
+    assert len(table) > 2000
+    kinds = dict.fromkeys(Kind, 0)
+    for number in range(len(table)):
+        what = table.group(number)
+        kinds[what.kind] += 1
+        symbol = 0 if what.kind is Kind.NAME else T
+        expected = group.address(group.group_id(what.kind, symbol, ident(names, trees, what)), SITE)
+        assert table.address(number) == expected
+        assert table.find(expected) == number
+    assert kinds[Kind.NAME] == 500 and kinds[Kind.OUTLINE] == len(trees)
+    assert kinds[Kind.SOURCE] == sum(len(t.nodes[split_level(len(t.outline))]) for t in trees)
+    assert kinds[Kind.REPAIR] == kinds[Kind.SUMS] == 0
+
+
+@pytest.mark.parametrize("segments", [1, 7, 8, 9, 16, 17, 128, 129, 1000])
+def test_every_segment_is_in_one_source_group_and_in_leaves_groups_of_each_level(segments: int) -> None:
+    table = GroupTable([], [tree(segments)], T, SITE)
+    groups = [table.group(number) for number in range(len(table))]
+    source = [what for what in groups if what.kind is Kind.SOURCE]
+    assert len(source) <= 8
+    covered = [s for what in source for s in node_span(what.level, what.node, segments)]
+    assert sorted(covered) == list(range(segments))
+    levels = list(leaves_levels(segments))
+    assert levels[0] == 0 and levels[-1] <= split_level(segments) < levels[-1] + 4
+    nodes = [hashes.tobytes() for level in levels for hashes in tree(segments).nodes[level]]
+    assert sum(what.kind is Kind.LEAVES for what in groups) == len(set(nodes))
+
+
+def test_what_is_unknown_is_found_nowhere() -> None:
+    table = GroupTable([b"name"], [tree(5)], T, SITE)
+    address = table.address(0)
+    assert table.find(address) == 0
+    for at in range(16):
+        assert table.find(address[:at] + bytes((address[at] ^ 1,)) + address[at + 1 :]) == -1
+    assert table.find(group.address(address[2:], SCOPES["link"])) == -1
+    assert table.find(bytes(16)) == table.find(b"\xff" * 16) == -1
+    other_key = GroupTable([b"name"], [tree(5)], T, SITE, key=b"key")
+    assert all(other_key.find(table.address(number)) == -1 for number in range(len(table)))
+
+
+def test_an_empty_table() -> None:
+    for table in (GroupTable([], [], T, SITE), GroupTable([], [tree(1, length=0)], T, SITE)):
+        assert len(table) == 0
+        assert table.find(group.address(bytes(14), SITE)) == -1
+
+
+def test_equal_nodes_are_one_group_that_belongs_to_the_first() -> None:
+    one = tree(16)
+    same_half = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() + tree(8, 5).leaves.tobytes()))
+    twice = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() * 2))
+    size = {name: len(GroupTable([], trees, T, SITE)) for name, trees in (("one", [one]), ("equal", [one, one]))}
+    assert size["one"] == 1 + 16 + 8
+    assert size["equal"] == size["one"]
+    table = GroupTable([], [one, same_half], T, SITE)
+    assert len(table) == 2 * size["one"] - 8 - 4
+    shared = group.address(group.group_id(Kind.SOURCE, T, one.nodes[1][2].tobytes()), SITE)
+    assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
+    table = GroupTable([], [twice], T, SITE)
+    assert len(table) == 1 + 8 + 4
+    assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
+
+
+def test_a_lone_last_node_is_one_leaves_group_at_all_its_levels() -> None:
+    """It moves up unchanged, so level 0 and level 4 say the same."""
+    table = GroupTable([], [tree(257)], T, SITE)
+    last = group.address(group.group_id(Kind.LEAVES, T, tree(257).nodes[0][256].tobytes()), SITE)
+    what = table.group(table.find(last))
+    assert node_span(what.level, what.node, 257) == range(256, 257)
+
+
+def colliding(heads: int) -> Callable[..., bytes]:
+    """Group ids of which the first 8 bytes take few values."""
+    true = group.group_id
+
+    def group_id(kind: Kind, symbol_bytes: int, ident: bytes, key: bytes = b"") -> bytes:
+        made = true(kind, symbol_bytes, ident, key)
+        return bytes((255, *[0] * 6, made[0] % heads)) + made[8:]
+
+    return group_id
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_ids_with_equal_heads_are_told_apart(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [b"%d" % i for i in range(300)]
+    monkeypatch.setattr(group, "group_id", colliding(heads))
+    table = GroupTable(names, [tree(100)], T, SITE)
+    assert len(table) == 300 + 1 + 100 + 7 + 7
+    found = {table.find(group.address(group.group_id(Kind.NAME, 0, name), SITE)): name for name in names}
+    assert len(found) == 300
+    assert all(names[table.group(number).owner] == name for number, name in found.items())
+    assert all(table.find(table.address(number)) == number for number in range(len(table)))
+    absent = group.address(group.group_id(Kind.NAME, 0, b"absent"), SITE)
+    assert table.find(absent) == -1
