@@ -11,7 +11,7 @@ from pathlib import Path
 import lcsync
 
 ROWS = (
-    "const errors text",
+    "const errors text simd",
     "merkle _blake2s paths keys",
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom",
