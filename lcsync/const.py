@@ -45,8 +45,7 @@ BURST_S = 0.001  # a batch is never longer than this much of its group's rate
 CATCH_UP_S = 0.002  # how late a timer may fire without a loss of rate
 TURN_STREAMS = 8  # batches between two looks at the MLD sockets: some 2 ms at full speed
 NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats after a join
-KEEPALIVE_S = 1.0  # every active group gets a packet at least so often
-ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # pauses between rounds of outline and leaves
+ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # least times from the start of a round to that of the next
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
 TIMEOUT_S = 30.0
 

@@ -270,6 +270,9 @@ class Target:
     DestinationError, DiskFull.
     """
 
+    fd = _dir_fd = -1
+    _temp = b""
+
     def __init__(
         self,
         path: str | bytes,
@@ -285,7 +288,6 @@ class Target:
         (self._name,) = safe_relative(name)
         self._path = path
         self.length = length
-        self.fd = -1
         self._temp = b".%s.lcsync-%s" % (self._name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
         self._dir_fd = open_folder(folder + slash or b".") if dir_fd is None else os.dup(dir_fd)
         try:
@@ -403,7 +405,7 @@ class Target:
 
     def abort(self) -> None:
         """Remove the temporary file; nothing after ``commit`` or a first ``abort``."""
-        if self.fd >= 0 and self._temp:
+        if self._dir_fd >= 0 and self._temp:  # a signal may come when the file is there and its number not yet in `fd`
             with suppress(OSError):
                 os.unlink(self._temp, dir_fd=self._dir_fd)
             self._temp = b""
@@ -414,6 +416,9 @@ class Target:
             if fd >= 0:
                 os.close(fd)
         self.fd = self._dir_fd = -1
+
+    def __del__(self) -> None:
+        self.abort()  # a signal may come before the new Target has reached its `with`
 
     def __enter__(self) -> Target:
         return self

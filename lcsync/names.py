@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
 from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
-from lcsync.errors import NobodyShares, NoMulticast
+from lcsync.errors import NobodyShares, NoMulticast, WrongContent
 from lcsync.group import Kind
 from lcsync.paths import printable
 
@@ -60,13 +60,20 @@ class NameListener:
                 del self.interfaces[interface.index]
 
     def wait(self, timeout_s: float, root: bytes | None = None) -> Heard:
-        """The first valid manifest (with this ``root``, if one is given). NobodyShares."""
+        """The first valid manifest (with this ``root``, if one is given). NobodyShares, WrongContent."""
         end = time.monotonic() + timeout_s
+        other: Heard | None = None
         while (left := end - time.monotonic()) > 0:
             select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
             for heard in self.poll():
                 if root is None or heard.manifest.root == root:
                     return heard
+                other = heard
+        if other is not None:
+            raise WrongContent(
+                reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "
+                f"{other.manifest.root.hex()}; was it changed? leave out --root to take it"
+            )
         raise NobodyShares(name=printable(self.name), timeout_s=timeout_s, port=self.port)
 
     def _next_join(self) -> float:

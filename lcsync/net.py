@@ -86,6 +86,12 @@ def _lack(sock: socket.socket, interface: Interface) -> str:
     return ""
 
 
+def is_usual(interface: Interface) -> bool:
+    """Whether an interface is one of those that are used when none is named."""
+    with _socket() as sock:
+        return _flags(sock, interface.name) & (IFF_LOOPBACK | IFF_MULTICAST) == IFF_MULTICAST
+
+
 def _flags(sock: socket.socket, name: str) -> int:
     request = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH14x", os.fsencode(name), 0))
     return int(struct.unpack_from("16sH", request)[1])

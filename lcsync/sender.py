@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lcsync._wire import Batch, Geometry
-from lcsync.const import KEEPALIVE_S, NAME_INTERVALS_S, ROUND_GAPS_S
+from lcsync.const import NAME_INTERVALS_S, ROUND_GAPS_S
 
 # Gives the bytes of one segment, None if it no longer has the content that it is sent under.
 Loader = Callable[[int], "bytes | bytearray | memoryview | None"]
@@ -73,9 +73,8 @@ class NameStream(Stream):
 class SymbolStream(Stream):
     """Source symbols of the segments under a node, in order, round and round.
 
-    With ``gaps`` the stream pauses after each round, longer each time: who joins
-    outline or leaves groups leaves them after one round, and what is sent between
-    "enough" and the arrival of the leave is waste.
+    A short round is followed by a rest, longer each time: who joined leaves after
+    one round, and what is sent between "enough" and the arrival of the leave is waste.
     """
 
     def __init__(
@@ -89,25 +88,25 @@ class SymbolStream(Stream):
         first: int,
         count: int,
         load: Loader,
-        gaps: bool,
     ) -> None:
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         self.geometry = geometry
         self.first, self.count = first, count
         self.load = load
-        self.gaps: tuple[float, ...] = ROUND_GAPS_S if gaps else ()
         self.round = self.sbn = self.esi = 0
+        self._round_at = 0.0  # when the round began
 
     def restart(self, now: float) -> bool:
-        resting = bool(self.gaps) and self.sbn == self.esi == 0
         self.round = 0
-        return resting
+        return self.sbn == self.esi == 0
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         segment = self.first + self.sbn
         data = self.load(segment)
         if data is None:
             return float("inf")
+        if self.sbn == self.esi == 0:
+            self._round_at = now
         total = self.geometry.symbols(segment)
         count = min(limit, total - self.esi)
         batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
@@ -121,6 +120,4 @@ class SymbolStream(Stream):
             return now
         self.sbn = 0
         self.round += 1
-        if not self.gaps:
-            return now
-        return now + min(KEEPALIVE_S, self.gaps[min(self.round, len(self.gaps)) - 1])
+        return max(now, self._round_at + ROUND_GAPS_S[min(self.round, len(ROUND_GAPS_S)) - 1])

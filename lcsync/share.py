@@ -181,7 +181,7 @@ class Share:
             rate = self._rate(len(tree.nodes[what.level]))
             load = offer.load
             return SymbolStream(
-                ifindex, address, toi, self.tsi, rate, geometry, span.start, len(span), lambda i: load(tree, i), False
+                ifindex, address, toi, self.tsi, rate, geometry, span.start, len(span), lambda i: load(tree, i)
             )
         if what.kind is Kind.OUTLINE:
             toi = group.toi(Kind.OUTLINE, symbol, tree.root)
@@ -199,7 +199,7 @@ class Share:
             return hashes[segment * part : (segment + 1) * part].data.cast("B")
 
         rate = self._rate(SPLIT_NODES_MAX)
-        return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece, True)
+        return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece)
 
     def _manifest_of(self, name: bytes) -> Callable[[], bytes | None]:
         def manifest() -> bytes | None:

@@ -381,6 +381,8 @@ def test_two_contents_under_one_name(make_lab: MakeLab, tmp_path: Path, movie: P
         (to / "movie.iso").unlink()
         fetch(lab.hosts[2], "movie.iso", to, "--root", roots[1]).ok()
         assert (to / "movie.iso").read_bytes() == left.read_bytes()
+        none = fetch(lab.hosts[2], "movie.iso", to, "--root", "00" * 32, "--timeout", "1")
+        assert none.end() == 10 and len(none.lines) == 1 and "another root" in none.lines[0]
 
 
 def test_joined_on_every_interface_then_on_one(make_lab: MakeLab, tmp_path: Path, movie: Path) -> None:
@@ -454,7 +456,7 @@ def test_share_outlives_its_interface(make_lab: MakeLab, movie: Path) -> None:
     before = udp_sent(host)
     until(lambda: udp_sent(host) > before, "packets again")
     host.tool("ip link del eth0")
-    share.wait_for("sending failed")
+    share.wait_for("eth0: is gone")
     assert share.stop() == 130
 
 
