@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sysconfig
 from glob import glob
 from shutil import which
@@ -12,21 +11,19 @@ from shutil import which
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 
 class Build(build_ext):
     def build_extensions(self) -> None:
-        try:
-            super().build_extensions()
-        except (CCompilerError, ExecError, PlatformError) as error:
-            compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
-            if which(compiler) and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-                raise
+        compiler = self.compiler.compiler[0]
+        headers = os.path.join(sysconfig.get_path("include"), "Python.h")
+        lacking = [what for what, there in ((compiler, which(compiler)), (headers, os.path.exists(headers))) if not there]
+        if lacking:
             raise SystemExit(
-                f"lcsync: no C compiler or no Python headers here ({error})\n"
+                f"lcsync: it is built by a C compiler with Python's headers; not found: {', '.join(lacking)}\n"
                 "lcsync: install them: apt-get install gcc python3-dev (Debian, Ubuntu), dnf install gcc python3-devel"
-            ) from None
+            )
+        super().build_extensions()
 
 
 def extension(name: str, *sources: str) -> Extension:
