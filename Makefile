@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 HOSTS ?= 4
+JOBS ?= 4
 BIN := .venv/bin
 NATIVE := $(wildcard setup.py pyproject.toml lcsync/*.pyx lcsync/*.pxd lcsync/*.h)
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -23,7 +24,7 @@ demo: .venv/built  ## four hosts in one machine copy a file over a real multicas
 	@$(BIN)/lcsync demo
 
 test: .venv/built .venv/test  ## all tests, those in network namespaces included
-	$(PRIVATE) $(BIN)/pytest $(ARGS)
+	$(PRIVATE) $(BIN)/pytest -n $(JOBS) $(ARGS)
 
 test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
