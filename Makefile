@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 HOSTS ?= 4
+FUZZ_S ?= 60
 JOBS ?= 4
 BIN := .venv/bin
 NATIVE := $(wildcard setup.py pyproject.toml lcsync/*.pyx lcsync/*.pxd lcsync/*.h)
@@ -15,7 +16,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.cli --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak bench lint man docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench lint man docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,6 +32,10 @@ test-net: .venv/built .venv/test  ## only the tests in network namespaces
 
 soak: .venv/built .venv/test  ## all tests, with 20,000 random examples each in place of 100
 	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS)
+
+fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
+	mkdir -p build/fuzz
+	$(BIN)/python tests/fuzz/fuzz_mld.py -max_total_time=$(FUZZ_S) -artifact_prefix=build/fuzz/ build/fuzz tests/fuzz/mld
 
 bench: .venv/built  ## every benchmark, one after the other
 	set -e; for script in benchmarks/*.py; do $(PRIVATE) $(BIN)/python $$script; done
@@ -91,6 +96,6 @@ system:
 	$(BIN)/pip install -q --no-build-isolation -e .
 	touch $@
 
-.venv/test .venv/lint: pyproject.toml | .venv/built
+.venv/test .venv/lint .venv/fuzz: pyproject.toml | .venv/built
 	$(BIN)/pip install -q --no-build-isolation -e '.[$(@F)]'
 	touch $@

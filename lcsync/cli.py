@@ -9,13 +9,14 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
+from lcsync.trackers import AUTO, THRESHOLDS, TRACKERS
 
 COMMANDS = ("demo", "doctor", "tune", "key", "watch")
 
@@ -39,6 +40,8 @@ examples:
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
   lcsync demo                     see it work on this machine alone
+  lcsync doctor                   say whether multicast works here, or why not
+  lcsync tune                     find the best --tracker for this machine
 
 exit codes:
   0  done                            7  source can't be read or has changed
@@ -56,11 +59,17 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    """The first signal ends the program cleanly; a second one must not break that off."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+class _Stop:
+    """Handles SIGINT and SIGTERM: the first ends the program; another one soon after must not break that off."""
+
+    def __init__(self) -> None:
+        self.since = float("-inf")
+
+    def __call__(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if now - self.since >= const.STOP_S:
+            self.since = now
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _exit_code(stop: KeyboardInterrupt) -> int:
@@ -170,6 +179,23 @@ def parser() -> argparse.ArgumentParser:
         "--no-mld", dest="mld", action="store_false", help="send all the time, whether or not anybody listens"
     )
     share.add_argument(
+        "--listener",
+        choices=("both", "packet", "icmp6"),
+        default="both",
+        help="how MLD is heard: packet hears other hosts, icmp6 MLDv2 only (both unless told)",
+    )
+    share.add_argument(
+        "--no-mrd", dest="mrd", action="store_false", help="do not tell switches that joins are to be heard here"
+    )
+    share.add_argument("--querier", action="store_true", help="be the MLD querier where no other is; see lcsync(1)")
+    share.add_argument(
+        "--query-interval",
+        type=_number(1, 3600),
+        default=const.OWN_QUERY_INTERVAL_S,
+        metavar="S",
+        help="time between queries of --querier (%(default)g unless told)",
+    )
+    share.add_argument(
         "--bwlimit",
         type=_rate,
         default=const.BWLIMIT_BPS,
@@ -199,8 +225,8 @@ def parser() -> argparse.ArgumentParser:
     )
     share.add_argument(
         "--tracker",
-        choices=("auto", "bloom", "tree", "list"),
-        default="auto",
+        choices=(AUTO, *TRACKERS),
+        default=AUTO,
         help="how groups with listeners are kept: auto chooses by their expected number",
     )
     share.add_argument(
@@ -208,6 +234,25 @@ def parser() -> argparse.ArgumentParser:
         type=_number(1, 1 << 32),
         metavar="N",
         help="how many groups to expect (those in the index, at most 4096, unless told)",
+    )
+    share.add_argument(
+        "--bloom-fp",
+        type=_number(1e-9, 0.5, float),
+        metavar="P",
+        help="how often a Bloom filter may take an absent group for a present one "
+        f"({const.TRACKER_FP_RATE:g} unless told)",
+    )
+    share.add_argument(
+        "--bloom-bits",
+        type=_number(1, 1 << 40),
+        metavar="N",
+        help="cells of the Bloom filter, 2 bytes each (by --expect-groups and --bloom-fp unless told)",
+    )
+    share.add_argument(
+        "--bloom-hashes",
+        type=_number(1, 12),
+        metavar="N",
+        help="cells that a group has in the Bloom filter (as many as do best unless told)",
     )
     share.add_argument(
         "--blocksz",
@@ -338,8 +383,20 @@ def _hex(args: argparse.Namespace, what: Sequence[str]) -> int:
     return 0
 
 
+def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ignore[no-untyped-def]
+    from lcsync import thresholds
+    from lcsync.trackers.choice import Choice
+
+    steps, source, wrong = thresholds.load() if args.tracker == AUTO else (THRESHOLDS, "", "")
+    if wrong:
+        say(wrong)
+    options = {"fp_rate": args.bloom_fp, "cells": args.bloom_bits, "hashes": args.bloom_hashes}
+    given = {name: value for name, value in options.items() if value is not None}
+    return Choice(args.tracker, args.expect_groups, given, steps, source)
+
+
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
-    from lcsync import serve
+    from lcsync import link, serve
 
     say = _say(args)
     options = serve.Options(
@@ -351,9 +408,10 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         bwlimit_bps=args.bwlimit,
         delay_s=args.delay / 1e6,
         interfaces=args.interface,
-        tracker=args.tracker,
-        expect_groups=args.expect_groups,
+        tracker=_tracker(args, say),
         mld=args.mld,
+        listener=args.listener,
+        role=link.Role(args.mrd, args.querier, args.query_interval),
         verbose=args.verbose,
         say=say,
     )
@@ -454,13 +512,19 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
 def run(argv: Sequence[str]) -> int:
     """Parse and do; raises what goes wrong."""
     if argv and argv[0] in COMMANDS:
-        if argv[0] != "demo":
-            raise UsageError(
-                reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}"
-            )
-        from lcsync import demo
+        if argv[0] == "demo":
+            from lcsync import demo
 
-        return demo.main(argv[1:])
+            return demo.main(argv[1:])
+        if argv[0] == "tune":
+            from lcsync import tune
+
+            return tune.main(argv[1:])
+        if argv[0] == "doctor":
+            from lcsync import doctor
+
+            return doctor.main(argv[1:])
+        raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
     args = parser().parse_intermixed_args(["--hex" if arg == "-hex" else arg for arg in argv])
     args.quiet = args.quiet or args.loglevel == "error"
     args.verbose = max(args.verbose, {"info": 1, "debug": 2}.get(args.loglevel, 0))
@@ -469,9 +533,10 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program ``lcsync``; returns the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and & in a script want it
-            signal.signal(number, _stop)
+    stop_signals = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    handler = _Stop()
+    for number in stop_signals:  # one that is ignored stays so: as nohup, and & in a script, want it
+        signal.signal(number, handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
@@ -491,6 +556,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(f"lcsync: {path}{reason}", file=sys.stderr)
         return Error.exit_code
+    finally:
+        for number in stop_signals:  # all is done and said: from here on a signal just ends the process
+            signal.signal(number, signal.SIG_DFL)
 
 
 def share_main() -> int:

@@ -62,12 +62,28 @@ MALI_MIN_S = 140.0  # above QI + QRI: a forged query cannot starve who answers t
 MALI_MAX_S = 3600.0  # a forged query cannot keep a dead host's stream for days (QQIC reaches 31,744 s)
 MLD_MESSAGE_BYTES_MAX = MTU_MAX  # a report never spans packets: RFC 9777 section 5.2.15 splits it
 LAST_LISTENER_QUERY_S = 1.0  # LLQI, also the maximum response delay of an address-specific query
-LISTENER_BUFFER_BYTES = 1 << 20  # SO_RCVBUF asked for; 1000 joins come as 56 reports of 1510 bytes
+LISTENER_BUFFER_BYTES = 4 << 20  # asked for; 1000 joins come as 56 reports of 1510 bytes
+HEAR_S = 0.002  # reports are handled for so long between two sends
+QUERIES_AT_ONCE = 16  # sent between two sends of data: some 0.5 ms
+REFRESH_S = 60.0  # between queries for our own groups while no querier is heard
+DOUBT_S = 4.0  # who is asked after a loss of reports has so long to say that he listens
+HEAL_S = 10.0  # a flood that overflows the listener makes us ask no more often than this
+STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most
+
+# --- the router role: MRD (RFC 4286 section 7) and querier (RFC 9777 section 9) ---
+ADVERTISEMENT_S = 20.0
+ADVERTISEMENT_JITTER = 0.025  # of the interval
+INITIAL_ADVERTISEMENTS = 3
+INITIAL_ADVERTISEMENT_S = 2.0
+SOLICITED_S = 2.0  # an answer to a solicitation is delayed by up to so much
+OWN_QUERY_INTERVAL_S = 30.0  # with --querier: a receiver that lost power is served 2 * 30 + 2 * 10 = 80 s more
+OTHER_QUERIER_MAX_S = MALI_MAX_S  # a forged query cannot silence the querier for days
 
 # --- bounds on what peers can grow ---
 ACTIVE_GROUPS_MAX = 256  # sent at once; the oldest unrefreshed goes first
 HOSTS_PER_GROUP_MAX = 64  # above, hosts of the group are no longer told apart
 HOST_PAIRS_MAX = 8192  # (host, group) pairs known at once
+HOST_GROUPS_MAX = 128  # active groups that one host's reports started: no one takes them all
 EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
 # --- files and names ---
@@ -82,14 +98,23 @@ TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
 
 # --- trackers ---
-LIFETIME_S_MAX = 240_000.0  # longest MALI that RFC 9777 can say: 7 * 31744 + 2 * 8387.584 s, rounded up
+LIFETIME_S_MAX = 8_000.0  # above the longest that membership gives; what stamps of 12 bits can tell from the past
 TRACKER_GRANULE_S = 4.0  # one step of the Bloom timers; a power of two, so dividing by it is exact
 TRACKER_BYTES_MAX = 1 << 30  # a larger tracker is refused before it is allocated
+TRACKER_MEMORY_PART = 2  # and one above this part of the machine's memory: a half
 TRACKER_FP_RATE = 1e-3  # of the Bloom filter, holding the expected number of groups
 CLOCK_S_MAX = 2.0**40  # 35,000 years: below, adding a lifetime to `now` loses under a millisecond
-LIST_GROUPS_MAX = 8  # `auto` takes the list up to here (measured, see trackers/__init__.py)
-TREE_GROUPS_MAX = 64  # and the tree up to here
+OUTGROWN_FACTOR = 2  # a tracker that holds more than it is for gives way to one for so many times what is there
 SIMD_VARIABLE = "LCSYNC_SIMD"  # in the environment: the kernels to use, by name
+
+# --- tune ---
+TUNE_GROUPS_MAX = 10_000_000
+TUNE_LIST_GROUPS_MAX = 1000  # the list is measured up to here: a bulk call takes the square of it
+TUNE_S = 30.0  # of measuring; making and joining the millions takes some 20 s more
+TUNE_FULL_S = 400.0
+TUNE_TRIAL_S = 2.0  # at most, for one tracker with one number of groups
+TUNE_NEAR = 1.25  # an exact tracker is recommended up to so many times the least cost
+THRESHOLDS_BYTES_MAX = 1 << 16  # of the file that `lcsync tune --save` writes
 
 # --- lab: hosts on one machine ---
 LAB_HOSTS_MAX = 256  # a Linux bridge has at most 1023 ports
@@ -102,12 +127,12 @@ SEND_BUFFER_BYTES = 4 << 20
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
 SEGMENT_CACHE = 32  # segments a share keeps in memory
-MLD_BUDGET = 64  # messages of one socket handled between two sends
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
 POLL_S = 0.05  # how often a receiver looks at silence and time limits
 MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood must not starve the rest
+STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
 JOBS_AT_ONCE = 64  # files of a folder on their way together
@@ -119,3 +144,17 @@ DEMO_BYTES = 24 << 20  # some 2 s at 100 Mbit/s
 DEMO_LATE_PART = 0.3  # of the file that the first receiver has when the late one starts
 DEMO_STEP_S = 0.5
 DEMO_TIMEOUT_S = 60.0
+
+# --- doctor ---
+DOCTOR_WAIT_S = 10.0  # for a query
+DOCTOR_TEST_WAIT_S = 60.0  # for the other side of a test
+DOCTOR_JOIN_S = 1.0  # a report goes out within some 10 ms of a join
+DOCTOR_STEP_S = 0.01
+DOCTOR_HOSTS_MAX = 1024  # other hosts that are counted
+PROBE_RATES_BPS = (1e6, 1e7, 1e8)
+PROBE_STEP_S = 1.0  # of each rate
+PROBE_GAP_S = 0.2  # between two rates: queues run empty
+PROBE_SIZES_BYTES = (1280, 1500, 4096, 9000)  # of IPv6 packets, as far as the interface carries them
+PROBE_COPIES = 5  # of packets of which one must get through
+PROBE_HOPS = 16  # of the packets that count routers
+PROBE_SILENCE_S = 3.0  # after data: the sender is gone

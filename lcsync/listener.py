@@ -2,9 +2,10 @@
 """The two sockets that hear MLD on one interface. Both are needed:
 
 - AF_PACKET hears other hosts, MLDv1 too, whose reports go to the group itself; but never this host's own packets;
-- a raw ICMPv6 socket in ff02::16 hears the joins of this same host, which come back to it as multicast does.
+- a raw ICMPv6 socket in ff02::16 hears the joins of this same host, which come back to it as multicast does. With the
+  first one open a filter in the kernel passes nothing else.
 
-What both could hear is taken from the first only. Everything that needs a privilege is done when a Listener is made.
+Everything that needs a privilege is done when a Listener is made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import socket
 import struct
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from lcsync.const import (
@@ -26,6 +28,7 @@ from lcsync.errors import NoMulticast, NoPrivilege
 from lcsync.mld import (
     ALL_MLDV2_ROUTERS,
     ALL_NODES,
+    ALL_ROUTERS,
     HOP_BY_HOP,
     HOP_LIMIT,
     ICMPV6,
@@ -38,6 +41,7 @@ from lcsync.mld import (
     parse_packet,
     query_v2,
 )
+from lcsync.net import SO_RCVBUFFORCE, dropped
 
 _ETH_P_IPV6 = 0x86DD
 _SOL_PACKET = 263
@@ -47,49 +51,61 @@ _SO_ATTACH_FILTER = 26
 _ICMP6_FILTER = 1
 _IFA_UNUSABLE = 0x08 | 0x40  # duplicate, or not yet known to be none
 _PACKET_BYTES_MAX = 40 + 2048 + MLD_MESSAGE_BYTES_MAX  # the longest hop-by-hop header is 2048
+_REPORTS = (Type.REPORT_V2, Type.REPORT_V1, Type.DONE)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(2048)
 _OURS = (socket.PACKET_HOST, socket.PACKET_BROADCAST, socket.PACKET_MULTICAST)  # not e.g. a VLAN that is not here
 
 # Classic BPF: (code, jump if true, jump if false, operand); offsets count from the IPv6 header.
-_LOAD, _LOAD_INDEXED, _SHIFT, _TO_INDEX, _IF_EQUAL, _RETURN = 0x30, 0x50, 0x64, 0x07, 0x15, 0x06
+_LOAD, _LOAD_INDEXED, _SHIFT, _TO_INDEX, _IF_EQUAL, _IF_ABOVE, _RETURN = 0x30, 0x50, 0x64, 0x07, 0x15, 0x25, 0x06
 _FILTER = (
     (_LOAD, 0, 0, 6),  # next header
-    (_IF_EQUAL, 0, 10, HOP_BY_HOP),
+    (_IF_EQUAL, 0, 11, HOP_BY_HOP),
     (_LOAD, 0, 0, 40),  # next header of the hop-by-hop header
-    (_IF_EQUAL, 0, 8, ICMPV6),
+    (_IF_EQUAL, 0, 9, ICMPV6),
     (_LOAD, 0, 0, 41),  # its length, in 8 octets beyond the first 8
     (_SHIFT, 0, 0, 3),
     (_TO_INDEX, 0, 0, 0),
     (_LOAD_INDEXED, 0, 0, 48),  # ICMPv6 type
-    (_IF_EQUAL, 4, 0, Type.REPORT_V2),
-    (_IF_EQUAL, 3, 0, Type.REPORT_V1),
-    (_IF_EQUAL, 2, 0, Type.DONE),
-    (_IF_EQUAL, 1, 0, Type.QUERY),
+    (_IF_EQUAL, 5, 0, Type.REPORT_V2),
+    (_IF_ABOVE, 3, 0, Type.TERMINATION),
+    (_IF_ABOVE, 3, 0, Type.ADVERTISEMENT - 1),
+    (_IF_ABOVE, 1, 0, Type.DONE),
+    (_IF_ABOVE, 1, 0, Type.QUERY - 1),
     (_RETURN, 0, 0, 0),
     (_RETURN, 0, 0, 0xFFFFFFFF),
 )
+# This host's own multicast, come back: the kernel marks it PACKET_LOOPBACK (linux/filter.h, SKF_AD_PKTTYPE).
+_OWN_FILTER = (
+    (_LOAD, 0, 0, 0xFFFFF004),
+    (_IF_EQUAL, 0, 1, 5),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+    (_RETURN, 0, 0, 0),
+)
+KINDS = ("both", "packet", "icmp6")
 
 
 class Listener:
     """Hears MLD on one interface; non-blocking.
 
-    ``kinds``: ``both``, ``packet`` or ``raw``. ``drops`` counts what was thrown away, by reason.
+    ``kinds``: ``both``, ``packet`` or ``icmp6``. ``drops`` counts what was thrown away, by reason.
     Raises NoPrivilege without CAP_NET_RAW, NoMulticast if the interface can't do it.
     """
 
     def __init__(self, ifindex: int, name: str, kinds: str = "both") -> None:
-        if kinds not in ("both", "packet", "raw"):
-            raise ValueError(f"{kinds}: no such kind of listener (have: both, packet, raw)")
+        if kinds not in KINDS:
+            raise ValueError(f"{kinds}: no such kind of listener (have: {', '.join(KINDS)})")
         self.ifindex = ifindex
         self.name = name
         self.drops: Counter[str] = Counter()
         self._packet: socket.socket | None = None
         self._raw: socket.socket | None = None
+        self._hears_raw = kinds != "packet"
+        self._lost = 0
+        self._own: list[bytes] | None = None
         try:
-            if kinds != "raw":
+            if kinds != "icmp6":
                 self._open_packet()
-            if kinds != "packet":
-                self._open_raw()
+            self._open_raw()
         except PermissionError:
             self.close()
             raise NoPrivilege(reason=f"{name}: opening the MLD listener needs CAP_NET_RAW") from None
@@ -103,10 +119,7 @@ class Listener:
     def _open_packet(self) -> None:
         # Protocol 0 hears nothing: the filter is there before the first packet.
         sock = self._packet = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
-        program = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
-        memory = ctypes.create_string_buffer(program, len(program))
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(memory)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTENER_BUFFER_BYTES)
+        _prepare(sock, _FILTER)
         membership = struct.pack("iHH8x", self.ifindex, _PACKET_MR_ALLMULTI, 0)
         sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
         sock.bind((self.name, _ETH_P_IPV6))
@@ -114,23 +127,40 @@ class Listener:
     def _open_raw(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         sock = self._raw = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
-        passed = (Type.REPORT_V2, Type.REPORT_V1, Type.DONE) + (() if self._packet else (Type.QUERY,))
+        passed = () if not self._hears_raw else _REPORTS if self._packet else tuple(Type)
         blocked = [0xFFFFFFFF] * 8
         for number in passed:
             blocked[number >> 5] &= ~(1 << (number & 31))
         sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", *blocked))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTENER_BUFFER_BYTES)
+        _prepare(sock, _OWN_FILTER if self._packet else ())
         for option in (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS, socket.IPV6_RECVPKTINFO):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.ifindex)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, ROUTER_ALERT)
-        request = ALL_MLDV2_ROUTERS + struct.pack("I", self.ifindex)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+        for group in (ALL_MLDV2_ROUTERS,) if self._packet else (ALL_MLDV2_ROUTERS, ALL_ROUTERS):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", self.ifindex))
 
     def filenos(self) -> list[int]:
         """What to poll for reading."""
-        return [sock.fileno() for sock in (self._packet, self._raw) if sock]
+        return [sock.fileno() for sock in (self._packet, self._hears_raw and self._raw) if sock]
+
+    def lost(self) -> int:
+        """How many packets the kernel has dropped since the last call because a queue was full."""
+        total = sum(dropped(sock) for sock in (self._packet, self._raw) if sock)
+        more = (total - self._lost) & 0xFFFFFFFF
+        self._lost = total
+        self.drops["queue full"] += more
+        return more
+
+    def own_addresses(self) -> list[bytes]:
+        """IPv6 addresses of the interface that can be used, as of the last ``addresses_changed``."""
+        if self._own is None:
+            self._own = own_addresses(self.ifindex)
+        return self._own
+
+    def addresses_changed(self) -> None:
+        self._own = None
 
     def close(self) -> None:
         for sock in (self._packet, self._raw):
@@ -148,7 +178,7 @@ class Listener:
         found: list[tuple[bytes, bytes]] = []
         if self._packet:
             self._receive_packet(self._packet, budget, found)
-        if self._raw:
+        if self._raw and self._hears_raw:
             self._receive_raw(self._raw, budget, found)
         return found
 
@@ -168,7 +198,6 @@ class Listener:
                 self.drops[error.reason] += 1
 
     def _receive_raw(self, sock: socket.socket, budget: int, found: list[tuple[bytes, bytes]]) -> None:
-        own: list[bytes] | None = None
         for _ in range(budget):
             try:
                 message, ancillary, flags, address = sock.recvmsg(MLD_MESSAGE_BYTES_MAX, _ANCILLARY_BYTES)
@@ -176,11 +205,6 @@ class Listener:
                 ifindex, hops, options = _read_ancillary(ancillary)
                 if ifindex != self.ifindex:
                     continue
-                if self._packet:
-                    if own is None:
-                        own = own_addresses(self.ifindex)  # at each call: addresses come and go
-                    if source not in own:
-                        continue
                 if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                     raise MldError("too long")
                 if hops != HOP_LIMIT:
@@ -216,7 +240,7 @@ class Listener:
         The raw socket does it; the kernel fills in the checksum.
         """
         try:
-            sources = [address for address in own_addresses(self.ifindex) if is_link_local(address)]
+            sources = [address for address in self.own_addresses() if is_link_local(address)]
             if not self._raw or not sources:
                 self.drops["nothing to send from"] += 1
                 return False
@@ -225,8 +249,21 @@ class Listener:
             self._raw.sendmsg([message], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, target)
         except OSError:
             self.drops["send"] += 1
+            self._own = None  # perhaps the address is another one now
             return False
         return True
+
+
+def _prepare(sock: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Attach a filter, and ask for a large buffer: more than sysctl net.core.rmem_max takes CAP_NET_ADMIN."""
+    if program:
+        steps = b"".join(struct.pack("HBBI", *step) for step in program)
+        memory = ctypes.create_string_buffer(steps, len(steps))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(memory)))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, LISTENER_BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LISTENER_BUFFER_BYTES)
 
 
 def _read_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int, bytes]:

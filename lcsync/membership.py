@@ -16,7 +16,8 @@ What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of
     ALLOW           with us: listen
     BLOCK           with us: leave, unless the host listens to any source or an MLDv1 host is present
 
-Memberships are keyed by address, so they survive when the groups get other numbers.
+While no querier is heard the share asks for its own groups: after a leave of a host that cannot be told apart, each
+REFRESH_S, and in doubt. Memberships are keyed by address, so they survive when the groups get other numbers.
 """
 
 from __future__ import annotations
@@ -24,20 +25,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import inf
+from itertools import islice
+from math import inf, nextafter
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lcsync.const import (
     ACTIVE_GROUPS_MAX,
+    DOUBT_S,
+    HOST_GROUPS_MAX,
     HOST_PAIRS_MAX,
     HOSTS_PER_GROUP_MAX,
     LAST_LISTENER_QUERY_S,
     LAST_LISTENER_S,
+    LIFETIME_S_MAX,
     MALI_MAX_S,
     MALI_MIN_S,
     MALI_S,
     OTHER_QUERIER_S,
     QUERY_INTERVAL_S,
+    QUERY_RESPONSE_S,
+    REFRESH_S,
     ROBUSTNESS,
 )
 from lcsync.mld import UNSPECIFIED, Done, MldError, Query, Record, RecordType, Report, ReportV1, parse
@@ -48,6 +58,9 @@ class GroupTable(Protocol):
 
     def find(self, address: bytes) -> int:
         """The number of the group with this 16-byte address, or -1."""
+
+    def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of many addresses, (n, 16), may be ours: true of all that are."""
 
 
 class GroupTracker(Protocol):
@@ -71,6 +84,7 @@ class _Host:
 class _Group:
     """A group with a listener: its place in the table is the "counted" bit."""
 
+    starter: bytes  # the host whose report made us send
     tracked_until: float  # the tracker lets go of it by itself then
     hosts: dict[bytes, _Host] = field(default_factory=dict)
     others_until: float = -inf
@@ -95,10 +109,14 @@ class Membership:
         self.query_interval_s = QUERY_INTERVAL_S
         self.lifetime_s = MALI_S  # Multicast Address Listening Interval
         self.drops: Counter[str] = Counter()
+        self.querier = False  # whether this share is the elected querier of the link
         self._groups: dict[bytes, _Group] = {}  # the oldest unrefreshed first
+        self._started: Counter[bytes] = Counter()  # active groups by starter
         self._pairs = 0
         self._queries: dict[bytes, None] = {}  # an ordered set
         self._querier_at = -inf
+        self._response_s = QUERY_RESPONSE_S
+        self._refresh_at = now + REFRESH_S
         self._timer = inf  # nothing happens before
         self._now = now
         tracker.tick(now)
@@ -113,7 +131,7 @@ class Membership:
         """
         now = self._advance(now)
         try:
-            parsed = parse(message)
+            parsed = parse(message, self.table.have)
         except MldError as error:
             self.drops[error.reason] += 1
             return []
@@ -122,6 +140,8 @@ class Membership:
         if isinstance(parsed, Query):
             self._query(source, parsed, now)
             return []
+        if not isinstance(parsed, ReportV1 | Done):  # router discovery
+            return []
         number = self._find(parsed.group)
         if number < 0:
             return []
@@ -129,7 +149,9 @@ class Membership:
             self._leave(parsed.group, source, True, now)
             return []
         joined = parsed.group not in self._groups
-        self._listen_unknown(parsed, now)
+        if joined and not self._may_start(source):
+            return []
+        self._listen_unknown(source, parsed, now)
         return [number] if joined else []
 
     def _find(self, address: bytes) -> int:
@@ -141,6 +163,8 @@ class Membership:
     def _report(self, source: bytes, report: Report, now: float) -> list[int]:
         if report.skipped:
             self.drops["record type"] += report.skipped
+        if report.unwanted:
+            self.drops["unknown group"] += report.unwanted
         new: dict[int, None] = {}
         for record in report.records:
             number = self._find(record.group)
@@ -173,27 +197,39 @@ class Membership:
 
         if leave:
             self._leave(record.group, source, change, now)
-        if not listen:
+        if not listen or (record.group not in self._groups and not self._may_start(source)):
             return False
         include = kind in (RecordType.IS_IN, RecordType.TO_IN) or (kind is RecordType.ALLOW and not any_source)
         return self._listen(record.group, source, include, change, now)
 
     def _query(self, source: bytes, query: Query, now: float) -> None:
         """Learn the querier's timers. Specific queries don't make a querier: other shares send them too."""
-        if query.group != UNSPECIFIED or source in self.own_addresses:
+        if query.group != UNSPECIFIED or source in self.own_addresses or self.querier:
             return
         self._querier_at = now
-        self.robustness = query.robustness or ROBUSTNESS
-        self.query_interval_s = query.interval_s or QUERY_INTERVAL_S
-        lifetime_s = self.robustness * self.query_interval_s + 2 * query.response_s
-        self.lifetime_s = min(max(lifetime_s, MALI_MIN_S), MALI_MAX_S)
+        self.set_timers(query.robustness or ROBUSTNESS, query.interval_s or QUERY_INTERVAL_S, query.response_s)
+        self.lifetime_s = min(max(self.lifetime_s, MALI_MIN_S), MALI_MAX_S)
+
+    def set_timers(self, robustness: int, query_interval_s: float, response_s: float) -> None:
+        """Go by the timers of a querier: of one that is heard, or of this share's own."""
+        self.robustness = robustness
+        self.query_interval_s = query_interval_s
+        self._response_s = response_s
+        self.lifetime_s = robustness * query_interval_s + 2 * response_s
 
     # --- listeners ---
+
+    def _may_start(self, source: bytes) -> bool:
+        """Whether the host may make us send one more group: no single one can take them all."""
+        if self._started[source] < HOST_GROUPS_MAX:
+            return True
+        self.drops["groups of a host"] += 1
+        return False
 
     def _listen(self, address: bytes, source: bytes, include: bool, change: bool, now: float) -> bool:
         """A host that tells for itself; whether it is new."""
         joined = address not in self._groups
-        group = self._touch(address, now)
+        group = self._touch(address, source, now)
         until = now + self.lifetime_s
         self._timer = min(self._timer, until)
         host = group.hosts.get(source)
@@ -210,8 +246,8 @@ class Membership:
             self._listen_others(group, until)
         return new
 
-    def _listen_unknown(self, report: ReportV1, now: float) -> None:
-        group = self._touch(report.group, now)
+    def _listen_unknown(self, source: bytes, report: ReportV1, now: float) -> None:
+        group = self._touch(report.group, source, now)
         group.v1_until = now + self.lifetime_s
         self._listen_others(group, group.v1_until)
 
@@ -220,7 +256,7 @@ class Membership:
         group.query_at = inf  # answered
         self._timer = min(self._timer, until)
 
-    def _touch(self, address: bytes, now: float) -> _Group:
+    def _touch(self, address: bytes, source: bytes, now: float) -> _Group:
         """The group, counted, tracked for a lifetime from now, and the last to go when there are too many."""
         group = self._groups.pop(address, None)
         until = now + self.lifetime_s
@@ -229,7 +265,8 @@ class Membership:
                 self.drops["groups full"] += 1
                 self._end(next(iter(self._groups)), now)
             self.tracker.join(address, self.lifetime_s)
-            group = _Group(until)
+            group = _Group(source, until)
+            self._started[source] += 1
         elif until > group.tracked_until:
             self.tracker.refresh(address, self.lifetime_s)
             group.tracked_until = until
@@ -257,7 +294,7 @@ class Membership:
             return
         group.others_until = lowered
         self._timer = min(self._timer, lowered)
-        if not self.querier_heard(now):
+        if self._asks(now):
             self._queries[address] = None
             group.query_at = now + LAST_LISTENER_QUERY_S
             self._timer = min(self._timer, group.query_at)
@@ -267,6 +304,9 @@ class Membership:
         by itself, and a leave would be taken from other groups in a Bloom filter."""
         group = self._groups.pop(address)
         self._pairs -= len(group.hosts)
+        self._started[group.starter] -= 1
+        if not self._started[group.starter]:
+            del self._started[group.starter]
         self._queries.pop(address, None)
         if now < group.tracked_until:
             self.tracker.leave(address)
@@ -274,8 +314,28 @@ class Membership:
     # --- time ---
 
     def tick(self, now: float) -> None:
-        """Let go of listeners whose time is over."""
-        self._advance(now)
+        """Let go of listeners whose time is over, and keep the others' answers coming where nobody else asks."""
+        now = self._advance(now)
+        if now >= self._refresh_at:
+            self._refresh_at = now + REFRESH_S
+            if not self.querier and not self.querier_heard(now):
+                self._queries.update(dict.fromkeys(self._groups))
+
+    def doubt(self, now: float) -> None:
+        """Reports may have been missed: who does not say again that he listens is let go, once he was asked."""
+        now = self._advance(now)
+        if self._asks(now):
+            until = now + DOUBT_S
+            self._queries.update(dict.fromkeys(self._groups))
+        else:
+            until = now + self.query_interval_s + self._response_s
+        for group in self._groups.values():
+            if self._asks(now):
+                group.query_at = now + LAST_LISTENER_QUERY_S
+            group.others_until = min(group.others_until, until)
+            for host in group.hosts.values():
+                host.until = min(host.until, until)
+        self._timer = min(self._timer, now + LAST_LISTENER_QUERY_S)
 
     def _advance(self, now: float) -> float:
         now = self._now = max(now, self._now)
@@ -291,15 +351,16 @@ class Membership:
         for source in [source for source, host in group.hosts.items() if host.until <= now]:
             del group.hosts[source]
             self._pairs -= 1
-        if group.others_until <= now:
-            group.others_until = group.v1_until = -inf
+        if group.query_at <= now:
+            self._queries[address] = None
             group.query_at = inf
+        if group.others_until <= now:
+            if group.others_until > -inf:
+                group.others_until = group.v1_until = -inf
+                group.query_at = inf
             if not group.hosts:
                 self._end(address, now)
                 return inf
-        elif group.query_at <= now:
-            self._queries[address] = None
-            group.query_at = inf
         others_until = group.others_until if group.others_until > now else inf
         return min(others_until, group.query_at, *(host.until for host in group.hosts.values()))
 
@@ -313,11 +374,42 @@ class Membership:
         """Whether a querier is on the link: one sent a general query not long ago."""
         return now < self._querier_at + OTHER_QUERIER_S
 
-    def queries_to_send(self) -> list[bytes]:
-        """Groups for which an address-specific query is due, each once."""
-        due = list(self._queries)
-        self._queries.clear()
+    def assume_querier(self, now: float) -> None:
+        """There was one before we listened: keep silent until it would have been heard again."""
+        self._querier_at = now
+
+    def _asks(self, now: float) -> bool:
+        """Whether address-specific queries are this share's to send."""
+        return self.querier or not self.querier_heard(now)
+
+    def ask(self, addresses: Iterable[bytes], now: float) -> None:
+        """Ask for groups that are not known to have a listener, if it is ours to ask."""
+        if self._asks(now):
+            self._queries.update(dict.fromkeys(address for address in addresses if self.table.find(address) >= 0))
+
+    def queries_due(self) -> bool:
+        """Whether `queries_to_send` has something."""
+        return bool(self._queries)
+
+    def queries_to_send(self, most: int = ACTIVE_GROUPS_MAX) -> list[bytes]:
+        """Groups for which an address-specific query is due, each once; the rest of more than ``most`` stays due."""
+        due = list(islice(self._queries, most))
+        for address in due:
+            del self._queries[address]
         return due
+
+    def move(self, tracker: GroupTracker, now: float) -> None:
+        """Go over to another tracker, an empty one: each group joins it for what is left of its time."""
+        now = self._advance(now)
+        tracker.tick(now)
+        for address, group in self._groups.items():
+            if group.tracked_until > now:  # the next float up: no rounding may end it early
+                tracker.join(address, min(nextafter(group.tracked_until - now, inf), LIFETIME_S_MAX))
+        self.tracker = tracker
+
+    def __len__(self) -> int:
+        """How many groups have a listener."""
+        return len(self._groups)
 
     def groups(self) -> list[bytes]:
         """Addresses of the groups with a listener."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""Multicast Listener Discovery messages, both ways: MLDv2 (RFC 9777) and MLDv1 (RFC 2710).
+"""Multicast Listener Discovery messages, both ways: MLDv2 (RFC 9777), MLDv1 (RFC 2710), and the discovery of
+multicast routers by switches, MRD (RFC 4286).
 
 Whatever comes in is hostile until checked: the only exception that leaves this module is `MldError`.
 Addresses are 16 bytes, times are seconds.
@@ -8,9 +9,12 @@ Addresses are 16 bytes, times are seconds.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lcsync.const import LAST_LISTENER_QUERY_S, MLD_MESSAGE_BYTES_MAX, QUERY_INTERVAL_S, ROBUSTNESS
 
@@ -18,6 +22,7 @@ UNSPECIFIED = bytes(16)
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")  # general queries go here
 ALL_ROUTERS = bytes.fromhex("ff020000000000000000000000000002")  # MLDv1 Dones
 ALL_MLDV2_ROUTERS = bytes.fromhex("ff020000000000000000000000000016")  # MLDv2 reports
+ALL_SNOOPERS = bytes.fromhex("ff02000000000000000000000000006a")  # MRD advertisements and terminations
 
 HOP_BY_HOP = 0  # next header
 ICMPV6 = 58
@@ -26,12 +31,18 @@ HOP_LIMIT = 1  # of every MLD message
 ROUTER_ALERT = bytes.fromhex("0000050200000100")
 
 _IPV6_BYTES = 40
+_SHORTEST_BYTES = 4  # an MRD solicitation or termination
+_ADVERTISEMENT_BYTES = 8
 _REPORT_BYTES = 8
 _RECORD_BYTES = 20
 _V1_BYTES = 24
 _QUERY_BYTES = 28
 _MRC_BITS = 12  # mantissa bits of the Maximum Response Code, RFC 9777 section 5.1.3
 _QQIC_BITS = 4  # and of the Querier's Query Interval Code, section 5.1.9
+_PLAIN = np.dtype([("kind", "u1"), ("lists", "u1", 3), ("group", "u1", 16)])  # a record without sources
+_BULK_RECORDS = 4  # from so many on, looking groups up together is faster than one by one
+
+Have = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]  # which of some groups, (n, 16), are wanted
 
 
 class MldError(Exception):
@@ -49,6 +60,9 @@ class Type(IntEnum):
     REPORT_V1 = 131
     DONE = 132
     REPORT_V2 = 143
+    ADVERTISEMENT = 151
+    SOLICITATION = 152
+    TERMINATION = 153
 
 
 class RecordType(IntEnum):
@@ -73,10 +87,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An MLDv2 report; ``skipped`` counts its records of unknown type."""
+    """An MLDv2 report; ``skipped`` counts its records of unknown type, ``unwanted`` those of other groups than asked
+    for."""
 
     records: tuple[Record, ...]
     skipped: int = 0
+    unwanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +122,43 @@ class Query:
     sources: tuple[bytes, ...] = ()
 
 
-Message = Report | ReportV1 | Done | Query
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """MRD: the sender's port wants what a multicast router gets. Zeros: it does not do MLD."""
+
+    interval_s: float
+    query_interval_s: float
+    robustness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Solicitation:
+    """MRD: a switch asks for advertisements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """MRD: the sender's port is a router's no more."""
+
+
+Message = Report | ReportV1 | Done | Query | Advertisement | Solicitation | Termination
 
 
 # --- reading ---
 
 
-def parse(message: bytes) -> Message:
-    """The MLD message in an ICMPv6 body, whose checksum is not looked at here; `MldError` if it is none."""
+def parse(message: bytes, have: Have | None = None) -> Message:
+    """The MLD or MRD message in an ICMPv6 body, whose checksum is not looked at here; `MldError` if it is none.
+
+    With ``have``, records of other groups may be left out of a report: a flood of them then costs little.
+    """
     if len(message) > MLD_MESSAGE_BYTES_MAX:
         raise MldError("too long")
-    if len(message) < _REPORT_BYTES:
+    if len(message) < _SHORTEST_BYTES:
         raise MldError("short")
     kind = message[0]
     if kind == Type.REPORT_V2:
-        return _parse_report(message)
+        return _parse_report(message, have)
     if kind == Type.QUERY:
         return _parse_query(message)
     if kind in (Type.REPORT_V1, Type.DONE):
@@ -130,11 +168,26 @@ def parse(message: bytes) -> Message:
         if not is_multicast(group):
             raise MldError("group")
         return ReportV1(group) if kind == Type.REPORT_V1 else Done(group)
+    if kind == Type.ADVERTISEMENT:
+        if len(message) < _ADVERTISEMENT_BYTES:
+            raise MldError("short")
+        interval_s, query_interval_s, robustness = struct.unpack_from(">xBxxHH", message)
+        return Advertisement(float(interval_s), float(query_interval_s), robustness)
+    if kind == Type.SOLICITATION:
+        return Solicitation()
+    if kind == Type.TERMINATION:
+        return Termination()
     raise MldError("type")
 
 
-def _parse_report(message: bytes) -> Report:
+def _parse_report(message: bytes, have: Have | None) -> Report:
+    if len(message) < _REPORT_BYTES:
+        raise MldError("short")
     (count,) = struct.unpack_from(">H", message, 6)
+    if have and count >= _BULK_RECORDS and _REPORT_BYTES + count * _RECORD_BYTES <= len(message):
+        plain = np.frombuffer(message, _PLAIN, count, _REPORT_BYTES)
+        if not plain["lists"].any():
+            return _pick(plain, have)
     records = []
     skipped = 0
     at = _REPORT_BYTES
@@ -152,6 +205,16 @@ def _parse_report(message: bytes) -> Report:
             skipped += 1
         at = end + 4 * aux_words
     return Report(tuple(records), skipped)
+
+
+def _pick(plain: NDArray[np.void], have: Have) -> Report:
+    """The records of wanted groups, all looked up together."""
+    kinds, groups = plain["kind"], plain["group"]
+    known = (kinds >= RecordType.IS_IN) & (kinds <= RecordType.BLOCK) & (groups[:, 0] == 0xFF)
+    wanted = np.flatnonzero(known & have(groups))
+    records = [Record(RecordType(int(kinds[i])), groups[i].tobytes()) for i in wanted.tolist()]
+    valid = int(np.count_nonzero(known))
+    return Report(tuple(records), len(plain) - valid, valid - len(records))
 
 
 def _parse_query(message: bytes) -> Query:
@@ -205,7 +268,7 @@ def parse_packet(packet: bytes) -> tuple[bytes, bytes, bytes]:
     if payload[0] != ICMPV6:
         raise MldError("next header")
     message = payload[header_bytes:]
-    if len(message) < _REPORT_BYTES:
+    if len(message) < _SHORTEST_BYTES:
         raise MldError("short")
     if checksum(source, destination, message):
         raise MldError("checksum")
@@ -256,6 +319,22 @@ def build_report_v2(records: Iterable[Record]) -> bytes:
 def build_v1(kind: Type, group: bytes, response_s: float = 0.0) -> bytes:
     """An MLDv1 query, report or Done: one layout (RFC 2710 section 3)."""
     return struct.pack(">BxHHH16s", kind, 0, round(1000 * response_s), 0, group)
+
+
+def advertisement(interval_s: float, query_interval_s: float, robustness: int) -> bytes:
+    """An MRD advertisement (RFC 4286 section 3)."""
+    words = min(int(query_interval_s), 0xFFFF), min(robustness, 0xFFFF)
+    return struct.pack(">BBHHH", Type.ADVERTISEMENT, min(round(interval_s), 0xFF), 0, *words)
+
+
+def solicitation() -> bytes:
+    """An MRD solicitation (section 4)."""
+    return bytes((Type.SOLICITATION, 0, 0, 0))
+
+
+def termination() -> bytes:
+    """An MRD termination (section 5)."""
+    return bytes((Type.TERMINATION, 0, 0, 0))
 
 
 def query_v2(

@@ -14,17 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lcsync import _udp, net, trackers
+from lcsync import _udp, group, net
 from lcsync._wire import Batch
-from lcsync.const import CHECK_FILE_S, LOOK_PART, MALI_S, MLD_BUDGET, SCOPES, TICK_S
-from lcsync.errors import NoPrivilege, UsageError
+from lcsync.const import CHECK_FILE_S, HEAR_S, LOOK_PART, MALI_S, SCOPES, STARTUP_NAMES, TICK_S
+from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.group import Kind
 from lcsync.index import Index, Item, SegmentCache
-from lcsync.listener import Listener, own_addresses
+from lcsync.link import ROLE, Link, Role
+from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
+from lcsync.netlink import Changes
 from lcsync.paths import printable
 from lcsync.share import Offer, Share
 from lcsync.text import human_bytes
+from lcsync.trackers.base import Tracker
+from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
 
 CURE = (
@@ -44,19 +49,12 @@ class Options:
     bwlimit_bps: float
     delay_s: float = 0.0
     interfaces: Sequence[str] = ()
-    tracker: str = trackers.AUTO
-    expect_groups: int | None = None
+    tracker: Choice = Choice()  # noqa: RUF009 - it is frozen
     mld: bool | None = None  # None: where the listener may be opened
+    listener: str = "both"
+    role: Role = ROLE
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
-
-
-@dataclass
-class _Port:
-    interface: net.Interface
-    sock: socket.socket
-    listener: Listener | None
-    failed: str = ""
 
 
 class Server:
@@ -68,7 +66,8 @@ class Server:
     def __init__(self, paths: Sequence[tuple[bytes, bytes]], options: Options) -> None:
         self.options = options
         self.cache = SegmentCache()
-        self.ports: list[_Port] = []
+        self.ports: list[Link] = []
+        self._changes = Changes()
         self._pool = ThreadPoolExecutor(1)
         self._look: Future[Index | None] | None = None
         self._look_at = 0.0
@@ -83,13 +82,9 @@ class Server:
 
     def _open(self, paths: Sequence[tuple[bytes, bytes]]) -> None:
         options = self.options
-        found = net.interfaces(options.interfaces)
-        for interface in found:
-            if options.mtu > (most := net.mtu(interface)):
-                have = f"{interface.name} carries {most} bytes"
-                raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
-            self.ports.append(_Port(interface, net.send_socket(interface, options.hops), None))
-        self.mld = self._listen()
+        self.mld = options.mld is not False
+        for interface in net.interfaces(options.interfaces):
+            self.ports.append(self._link(interface))
         self.index = Index(options.block_bytes, self._go_on)
         for name, path in paths:
             self.index.add(name, path)
@@ -99,40 +94,52 @@ class Server:
         self.share = Share(
             self._offer(), SCOPES[options.scope], secrets.randbits(48), options.bwlimit_bps, options.delay_s
         )
-        groups = len(self.share.table)
-        expect = options.expect_groups or trackers.expected(groups)
         for port in self.ports:
-            try:
-                tracker = trackers.create(options.tracker, expect, now)
-            except ValueError as error:
-                raise UsageError(reason=str(error)) from None
-            index = port.interface.index
-            membership = Membership(self.share.table, tracker, now, own_addresses(index))
-            self.share.add_port(index, membership, tracker)
-            if not self.mld:
-                self.share.open_all(index, now)
+            tracker = self._start(port, now)
         if options.verbose:
-            self.options.say(
-                f"tracker {tracker.name} for {expect} groups, {human_bytes(tracker.memory_bytes)} an interface"
-            )
+            self.options.say(f"{options.tracker.why(tracker)}; {human_bytes(tracker.memory_bytes)} an interface")
 
-    def _listen(self) -> bool:
-        """Open the listeners; False if there is no privilege and none was demanded."""
-        if self.options.mld is False:
-            return False
+    def _link(self, interface: net.Interface) -> Link:
+        """The sockets of an interface. UsageError, NoMulticast, NoPrivilege."""
+        options = self.options
+        if options.mtu > (most := net.mtu(interface)):
+            have = f"{interface.name} carries {most} bytes"
+            raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
+        sock = net.send_socket(interface, options.hops)
         try:
-            for port in self.ports:
-                port.listener = Listener(port.interface.index, port.interface.name)
+            return Link(interface, sock, self._listen(interface), options.role, options.say)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _listen(self, interface: net.Interface) -> Listener | None:
+        """Open a listener; None if MLD is not to be heard, or there is no privilege and none was demanded."""
+        if not self.mld:
+            return None
+        try:
+            return Listener(interface.index, interface.name, self.options.listener)
         except NoPrivilege:
-            for port in self.ports:
-                if port.listener:
-                    port.listener.close()
-                    port.listener = None
             if self.options.mld:
                 raise NoPrivilege(reason=f"--mld: hearing MLD needs CAP_NET_RAW; run: {CURE}") from None
+            self.mld = False
             self.options.say(f"no CAP_NET_RAW, so sending all the time; to send only while somebody listens: {CURE}")
-            return False
-        return True
+            return None
+
+    def _start(self, port: Link, now: float) -> Tracker:
+        """Serve on an interface; the tracker that it got."""
+        try:
+            tracker = self.options.tracker.create(len(self.share.table), now)
+        except ValueError as error:
+            raise UsageError(reason=str(error)) from None
+        index = port.interface.index
+        membership = Membership(self.share.table, tracker, now)
+        self.share.add_port(index, membership, tracker)
+        scope = SCOPES[self.options.scope]
+        names = [name for name, _ in self.index.given[:STARTUP_NAMES]]
+        port.start(membership, [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names], now)
+        if not self.mld:
+            self.share.open_all(index, now)
+        return tracker
 
     def _offer(self) -> Offer:
         items = self.index.items
@@ -156,16 +163,21 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
-        readers = {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
+        self._readers = self._who_hears()
         tick_at = refresh_at = 0.0
         while True:
             now = time.monotonic()
             due = self.share.scheduler.next_time()
-            until = tick_at if due is None else min(due, tick_at)
-            ready, _, _ = select.select(list(readers), [], [], max(0.0, until - now))
+            until = min(tick_at, tick_at if due is None else due, *(port.next_timer() for port in self.ports))
+            ready, _, _ = select.select([self._changes, *self._readers], [], [], max(0.0, until - now))
             now = time.monotonic()
-            for port in {id(readers[fd]): readers[fd] for fd in ready}.values():
-                self._hear(port, now)
+            if self._changes in ready and self._changes.read():
+                self._look_at_interfaces(now)
+            hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
+            for port in hearing.values():
+                port.hear(self.share.hear, HEAR_S / len(hearing))
+            for port in self.ports:
+                port.speak(now)
             for stream, batch in self.share.transmit(now):
                 self._send(stream.ifindex, batch, stream.address)
             if now >= tick_at:
@@ -176,13 +188,35 @@ class Server:
                     for port in self.ports:
                         self.share.refresh_all(port.interface.index)
 
-    def _hear(self, port: _Port, now: float) -> None:
-        assert port.listener is not None
-        index = port.interface.index
-        for source, message in port.listener.receive(MLD_BUDGET):
-            self.share.hear(index, source, message, now)
-        for address in self.share.ports[index].membership.queries_to_send():
-            port.listener.send_query(address)
+    def _who_hears(self) -> dict[int | Changes, Link]:
+        return {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
+
+    def _look_at_interfaces(self, now: float) -> None:
+        """Something changed: let go of interfaces that are gone, take in those that came."""
+        have = {net.Interface(name, index) for index, name in socket.if_nameindex()}
+        for port in [port for port in self.ports if port.interface not in have]:
+            self.options.say(f"{port.interface.name}: is gone")
+            self.ports.remove(port)
+            self.share.remove_port(port.interface.index)
+            port.close()
+        for port in self.ports:
+            port.look(now)
+        for name in self.options.interfaces or sorted(interface.name for interface in have):
+            if all(port.interface.name != name for port in self.ports):
+                self._take_in(name, now)
+        self._readers = self._who_hears()
+
+    def _take_in(self, name: str, now: float) -> None:
+        try:
+            (interface,) = net.interfaces([name])
+            if not self.options.interfaces and not net.is_usual(interface):
+                return
+            port = self._link(interface)
+        except (Error, OSError):  # not there yet, or not fit: another change will tell
+            return
+        self.ports.append(port)
+        self._start(port, now)
+        self.options.say(f"{name}: sharing there too")
 
     def _send(self, ifindex: int, batch: Batch, address: bytes) -> None:
         port = next(p for p in self.ports if p.interface.index == ifindex)
@@ -198,10 +232,12 @@ class Server:
 
     def _tick(self, now: float) -> None:
         self.share.tick(now)
+        names = {port.interface.index: port.interface.name for port in self.ports}
+        for index, change in self.share.grow(self.options.tracker, now):
+            if self.options.verbose:
+                self.options.say(f"{names[index]}: {change}")
         for port in self.ports:
-            if port.listener:
-                for address in self.share.ports[port.interface.index].membership.queries_to_send():
-                    port.listener.send_query(address)
+            port.tick(now)
         if self._look is None:
             if now >= self._look_at and (self._asked or self.index.missing):
                 self._asked = False
@@ -240,10 +276,9 @@ class Server:
         self._closing = True
         self._pool.shutdown(cancel_futures=True)
         for port in self.ports:
-            port.sock.close()
-            if port.listener:
-                port.listener.close()
+            port.close()
         self.ports = []
+        self._changes.close()
 
     def summary(self) -> str:
         """What was sent, in a line."""
@@ -268,11 +303,7 @@ class Server:
             "bytes": sum(self.share.sent.values()),
             "by_kind": {kind.name.lower(): size for kind, size in self.share.sent.items()},
             "read_bytes": self.cache.read_bytes,
-            "drops": {
-                port.interface.name: {**port.listener.drops, **self.share.ports[port.interface.index].membership.drops}
-                for port in self.ports
-                if port.listener
-            },
+            "drops": {port.interface.name: dict(port.drops()) for port in self.ports if port.listener},
         }
 
 

@@ -21,6 +21,7 @@ from lcsync.scheduler import Scheduler
 from lcsync.sender import NameStream, Stream, SymbolStream
 from lcsync.table import Group, GroupTable
 from lcsync.trackers.base import Tracker
+from lcsync.trackers.choice import Choice
 from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
 
 
@@ -47,6 +48,12 @@ class Port:
     membership: Membership
     tracker: Tracker
     streams: dict[bytes, Stream] = field(default_factory=dict)
+    always: bool = False  # without MLD: all groups are taken as joined
+    stays: bool = False  # with the tracker that it has: a larger one can't be
+
+    def groups(self) -> int:
+        """How many groups the tracker has been told of."""
+        return max(len(self.membership), len(self.streams) if self.always else 0)
 
 
 class Share:
@@ -86,6 +93,13 @@ class Share:
     def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
         self.ports[ifindex] = Port(ifindex, membership, tracker)
 
+    def remove_port(self, ifindex: int) -> None:
+        """An interface is gone: stop all that was sent there."""
+        port = self.ports.pop(ifindex)
+        for address, stream in list(port.streams.items()):
+            self.scheduler.stop(stream)
+            self._rest(port, address)
+
     def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
         """One ICMPv6 message from a listener socket."""
         port = self.ports[ifindex]
@@ -95,6 +109,7 @@ class Share:
     def open_all(self, ifindex: int, now: float) -> None:
         """Without MLD: take every group as joined, for good."""
         port = self.ports[ifindex]
+        port.always = True
         for number in range(len(self.table)):
             address = self.table.address(number)
             if port.streams.get(address) not in self.scheduler.running:
@@ -116,6 +131,25 @@ class Share:
             for address in idle:
                 if not port.tracker.active(address):  # else it waits for its content, and goes on where it was
                     self._rest(port, address)
+
+    def grow(self, choice: Choice, now: float) -> Iterator[tuple[int, str]]:
+        """Replace each tracker that holds more groups than it is for; interface index and what was done."""
+        for port in self.ports.values():
+            groups = port.groups()
+            if port.stays or not choice.outgrown(port.tracker, groups):
+                continue
+            try:
+                tracker = choice.larger(groups, now)
+            except ValueError as error:
+                port.stays = True
+                yield port.ifindex, f"tracker {port.tracker.name} stays, with {groups} groups in: {error}"
+                continue
+            port.membership.move(tracker, now)
+            if port.always:
+                for address in port.streams:
+                    tracker.refresh(address, MALI_S)
+            before, port.tracker = port.tracker.name, tracker
+            yield port.ifindex, f"{groups} groups are too many for tracker {before}: now {choice.why(tracker)}"
 
     def _rest(self, port: Port, address: bytes) -> None:
         """Forget a stream, but for its packet number: that must not repeat in a run."""

@@ -98,6 +98,16 @@ class GroupTable:
             at += 1
         return -1
 
+    def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of many addresses, (n, 16), may be ours: true of all that are, and of hardly any other."""
+        heads = np.ascontiguousarray(addresses[:, 2:10]).view(">u8").ravel().astype(np.uint64)
+        if not len(self._heads):
+            return np.zeros(len(heads), bool)
+        at = np.searchsorted(self._heads, heads)
+        at[at == len(self._heads)] = 0
+        found: NDArray[np.bool_] = self._heads[at] == heads
+        return found
+
     def address(self, number: int) -> bytes:
         """The 16-byte address of a group."""
         tail: bytes = self._rows["tail"][number].tobytes()

@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from lcsync.const import EXPECT_GROUPS_MAX
+from lcsync import _bloom
+from lcsync.const import EXPECT_GROUPS_MAX, TRACKER_GRANULE_S
+from lcsync.errors import NoKernel
 from lcsync.trackers.bloom import BloomTracker
 
 KEY = bytes(range(16))
@@ -45,21 +55,24 @@ def test_places_are_siphash_of_the_key() -> None:
     empty = b"".join(part.to_bytes(8, "little") for part in siphash(KEY, b""))
     assert empty.hex() == "a3817f04ba25a8e66df67214c7550293"
     tracker = BloomTracker(1000, 0.0, key=KEY)
+    scattered = BloomTracker(1000, 0.0, key=KEY, scattered=True)
     for group in GROUPS:
         high, low = siphash(KEY, group)
-        cells = {low >> 6 * i & 63 for i in range(tracker.hashes)}
-        assert tracker.place(group) == ((high >> 32) * (tracker.cells // 64) >> 32, sum(1 << c for c in cells))
+        block = (high >> 32) * (tracker.cells // 32) >> 32
+        assert tracker.place(group) == {block * 32 + (low >> 5 * i & 31) for i in range(tracker.hashes)}
+        mixed = [high + i * (low | 1) & mask for i in range(scattered.hashes)]
+        assert scattered.place(group) == {(word >> 32) * scattered.cells >> 32 for word in mixed}
 
 
 def test_keys_are_random_unless_told() -> None:
-    places = {BloomTracker(EXPECT_GROUPS_MAX, 0.0).place(GROUPS[1]) for _ in range(8)}
+    places = {frozenset(BloomTracker(EXPECT_GROUPS_MAX, 0.0).place(GROUPS[1])) for _ in range(8)}
     assert len(places) > 1
 
 
 BAD_OPTIONS: dict[str, list[object]] = {
     "fp_rate": [0.0, 1.0, float("nan"), 1e-300],
-    "hashes": [0, 11],
-    "cells": [0, 63, -64, 1 << 40],
+    "hashes": [0, -1, 13],
+    "cells": [0, -1, -64, 1 << 40, 10**30],
     "key": [b"short"],
 }
 
@@ -68,3 +81,80 @@ BAD_OPTIONS: dict[str, list[object]] = {
 def test_bad_options_of_the_filter(option: str, value: object) -> None:
     with pytest.raises(ValueError):
         BloomTracker(EXPECT_GROUPS_MAX, 0.0, **{option: value})  # type: ignore[arg-type]
+
+
+# --- the kernels ---
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("blocks", [1, 3, 64, 1000])
+@pytest.mark.parametrize("kernel", [k for k in _bloom.KERNELS if k != "portable"])
+def test_every_kernel_is_the_portable_one(kernel: str, blocks: int, scattered: bool) -> None:
+    """Cell by cell and answer by answer, after all kinds of calls of 0 to 200 groups, and as the stamps wrap."""
+    pick = random.Random(blocks)
+    ours, reference = (
+        BloomTracker(1, 0.0, cells=32 * blocks, hashes=1 + blocks % 12, key=KEY, scattered=scattered, kernel=name)
+        for name in (kernel, "portable")
+    )
+    groups = np.random.default_rng(blocks).integers(0, 256, (400, 16), np.uint8)
+    groups[:, 0] = 0xFF
+    now = 0.0
+    for _ in range(400):
+        some = groups[pick.sample(range(400), pick.choice([0, 1, 2, 15, 16, 17, 33, pick.randrange(200)]))]
+        lifetime_s = pick.choice([1.0, 270.0, 8_000.0])
+        call = pick.choice(["join_many", "refresh_many", "leave_many", "tick"])
+        now += pick.choice([0.0, 4.0, 100.0, 9000.0 if call == "tick" else 0.0])
+        for tracker in (ours, reference):
+            tracker.tick(now)
+            if call == "leave_many":
+                tracker.leave_many(some)
+            elif call != "tick":
+                getattr(tracker, call)(some, lifetime_s)
+        assert ours._filter.cells() == reference._filter.cells()
+        assert ours.active_many(groups).tolist() == reference.active_many(groups).tolist()
+        assert len(ours) == len(reference)
+    assert ours.kernel == kernel
+
+
+@pytest.mark.parametrize("kernel", _bloom.KERNELS)
+def test_sweep_zeroes_what_is_dead_and_nothing_else(kernel: str) -> None:
+    tracker = BloomTracker(3000, 0.0, key=KEY, sweep=True, kernel=kernel)
+    for number, group in enumerate(GROUPS):
+        tracker.join(group, TRACKER_GRANULE_S * (1 + number % 50))
+    for step in range(52):
+        tracker.tick(step * TRACKER_GRANULE_S)
+        left = [group for number, group in enumerate(GROUPS) if 1 + number % 50 > step]
+        taken = np.flatnonzero(np.frombuffer(tracker._filter.cells(), np.uint16))
+        assert set(taken.tolist()) == set().union(*map(tracker.place, left))
+
+
+def test_forced_kernel() -> None:
+    code = "from lcsync.trackers.bloom import BloomTracker; print(BloomTracker(1, 0.0).kernel)"
+    for kernel in _bloom.KERNELS:
+        out = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "LCSYNC_SIMD": kernel}, capture_output=True, text=True
+        )
+        assert out.stdout.strip() == kernel, out.stderr
+
+
+def test_forced_kernel_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "sse2" if "neon" in _bloom.KERNELS else "neon"
+    for name in (other, "mmx"):
+        monkeypatch.setenv("LCSYNC_SIMD", name)
+        with pytest.raises(NoKernel, match=f"LCSYNC_SIMD={name}"):
+            BloomTracker(1, 0.0)
+    assert NoKernel.exit_code == 14
+
+
+CROSS = ("aarch64-linux-gnu-gcc", "qemu-aarch64-static")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, CROSS)), reason=f"needs {' and '.join(CROSS)}")
+def test_neon_is_the_portable_one(tmp_path: Path) -> None:
+    """On another processor than this one: a program that does random calls with both kernels and compares."""
+    here = Path(__file__).parent
+    program = tmp_path / "kernels"
+    command = [CROSS[0], "-O3", "-Wall", "-Werror", "-static", f"-I{here.parent / 'lcsync'}", "-o", str(program)]
+    subprocess.run([*command, str(here / "bloom_kernels.c"), "-lm"], check=True)
+    done = subprocess.run([CROSS[1], str(program)], capture_output=True, text=True, check=True)
+    assert done.stdout == "neon: equal\n"

@@ -182,7 +182,8 @@ def test_version_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     version, modules = done.stdout.splitlines()
     assert re.fullmatch(r"lcsync \d+\.\d+\.\d+", version)
-    assert modules.split() == ["lcsync", "lcsync.cli", "lcsync.const", "lcsync.errors", "lcsync.paths"]
+    light = ["lcsync.cli", "lcsync.const", "lcsync.errors", "lcsync.paths", "lcsync.trackers"]
+    assert modules.split() == ["lcsync", *light]
 
 
 def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
@@ -225,7 +226,7 @@ def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
         (("--root", "beef", "x", "./"), 2, ("beef", "64 hexadecimal digits")),
         (("--scope", "moon", "./x"), 2, ("moon", "site")),
         (("--tracker", "dog", "./x"), 2, ("dog", "bloom")),
-        (("doctor",), 2, ("name:doctor",)),
+        (("watch",), 2, ("name:watch",)),
         (("demo", "x"), 2, ("demo",)),
         (("/",), 2, ("NAME=/",)),
         (("-i", "eth\x1b7", "./x"), 3, ("eth\\x1b7", "lo")),

@@ -11,13 +11,13 @@ from pathlib import Path
 import lcsync
 
 ROWS = (
-    "const errors text simd",
+    "const errors text finding simd",
     "merkle _blake2s paths keys",
     "group table wire manifest listing pack fountain _xor _wire",
-    "mld trackers _bloom",
-    "membership scheduler sender receiver download plan rate share",
-    "net listener _udp files index lab",
-    "serve names fetch progress local demo doctor tune",
+    "mld trackers _bloom _exact",
+    "membership querier scheduler sender receiver download plan rate share",
+    "net netlink firewall listener _udp files index lab thresholds",
+    "link serve names fetch progress local demo probe doctor tune measure plot",
     "cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
@@ -27,7 +27,7 @@ FORBIDDEN = {
     "socket socketserver sqlite3 ssl subprocess tempfile threading time _thread urllib",
 }
 INPUT_OUTPUT = {name for names in FORBIDDEN for name in names.split()}
-PURE = {"fsencode", "fsdecode", "fspath", "PathLike", "environ"}  # of module os; the environment chooses kernels
+PURE = {"fsencode", "fsdecode", "fspath", "PathLike", "environ", "sysconf"}  # of module os
 LINES_MAX = 600
 
 PACKAGE = Path(lcsync.__file__).parent

@@ -24,7 +24,10 @@ from lcsync.errors import NoMulticast, NoPrivilege
 from lcsync.listener import Listener, own_addresses
 from lcsync.mld import (
     ALL_MLDV2_ROUTERS,
+    ALL_ROUTERS,
+    ALL_SNOOPERS,
     UNSPECIFIED,
+    Advertisement,
     Done,
     Message,
     Query,
@@ -32,12 +35,15 @@ from lcsync.mld import (
     RecordType,
     Report,
     ReportV1,
+    Solicitation,
     Type,
+    advertisement,
     build_report_v2,
     build_v1,
     is_link_local,
     packet,
     parse,
+    solicitation,
 )
 
 pytestmark = [
@@ -205,7 +211,7 @@ def listener(pair: Pair) -> Iterator[Listener]:
         made.close()
 
 
-@pytest.fixture(params=["both", "packet", "raw"])
+@pytest.fixture(params=["both", "packet", "icmp6"])
 def any_listener(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Listener]:
     made = pair.listener(request.param)
     try:
@@ -254,6 +260,37 @@ def test_version_1_of_this_host(pair: Pair, listener: Listener) -> None:
     with version_1(pair.here), pair.joined(pair.here, group):
         heard = pair.hear(listener, is_message(ReportV1(group)))
         assert heard[-1][0] == pair.address(pair.here)
+
+
+def test_router_discovery_is_heard(pair: Pair, listener: Listener) -> None:
+    pair.send(packet(STRANGER, ALL_ROUTERS, solicitation()), packet(STRANGER, ALL_SNOOPERS, advertisement(20, 125, 2)))
+    found = [message for _, message in pair.all_until_now(listener)]
+    assert Solicitation() in found and Advertisement(20.0, 125.0, 2) in found
+
+
+def test_our_advertisement_arrives(pair: Pair, listener: Listener) -> None:
+    with inside(pair.there):
+        other = Listener(socket.if_nametoindex("veth"), "veth", "packet")
+    try:
+        with inside(pair.here):
+            assert listener.send(ALL_SNOOPERS, advertisement(20, 30, 2))
+        pair.hear(other, is_message(Advertisement(20.0, 30.0, 2)))
+    finally:
+        other.close()
+
+
+def test_a_full_queue_is_noticed(pair: Pair, listener: Listener) -> None:
+    pair.all_until_now(listener)
+    assert listener.lost() == 0
+    report = packet(STRANGER, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, new_group())] * 60))
+    pair.send(*[report] * 6000)  # 7.5 MB, and what the kernel adds
+    lost = listener.lost()
+    assert lost > 0 and listener.drops["queue full"] == lost
+    assert listener.lost() == 0
+    with inside(pair.here):
+        while listener.receive(64):
+            pass
+    pair.all_until_now(listener)
 
 
 def test_a_query_is_answered(pair: Pair, listener: Listener) -> None:
@@ -314,9 +351,9 @@ def test_bad_packets_are_dropped_and_counted(pair: Pair, any_listener: Listener)
 
 def test_another_interface_is_not_heard(pair: Pair) -> None:
     group = new_group()
-    on_veth = pair.listener("raw")
+    on_veth = pair.listener("icmp6")
     with inside(pair.here):
-        on_lo = Listener(socket.if_nametoindex("lo"), "lo", "raw")
+        on_lo = Listener(socket.if_nametoindex("lo"), "lo", "icmp6")
     try:
         with pair.joined(pair.there, group):
             pair.hear(on_veth, says(RecordType.TO_EX, group))
@@ -427,7 +464,7 @@ def test_close_gives_the_descriptors_back(pair: Pair) -> None:
 
 
 def test_without_the_privilege(pair: Pair) -> None:
-    for kinds in ("both", "packet", "raw"):
+    for kinds in ("both", "packet", "icmp6"):
         os.seteuid(65534)
         try:
             with pytest.raises(NoPrivilege, match="CAP_NET_RAW"):
@@ -437,7 +474,7 @@ def test_without_the_privilege(pair: Pair) -> None:
 
 
 def test_an_interface_that_is_not_there(pair: Pair) -> None:
-    for kinds in ("both", "raw"):
+    for kinds in ("both", "icmp6"):
         with inside(pair.here), pytest.raises(NoMulticast, match="nosuch"):
             Listener(9999, "nosuch", kinds)
     with pytest.raises(ValueError, match="none"):

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from numpy.typing import NDArray
 
 from lcsync import const, membership
 from lcsync.membership import Membership
@@ -46,6 +48,9 @@ class Table:
 
     def find(self, address: bytes) -> int:
         return self.numbers.get(address, -1)
+
+    def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        return np.array([row.tobytes() in self.numbers for row in addresses], bool)
 
 
 class ExactTracker:
@@ -155,8 +160,8 @@ def test_strangers_cannot_leave_for_others(link: Link) -> None:
     link.says(B, TO_IN, 1)
     link.says(B, BLOCK, 1, (US,))
     link.v1(B, Type.DONE, 1)
-    assert link.active(100)
     assert link.members.queries_to_send() == []
+    assert link.active(100)
 
 
 def test_unknown_groups_touch_nothing(link: Link) -> None:
@@ -414,6 +419,111 @@ def test_a_shorter_lifetime_takes_nothing_from_who_reported_before(link: Link) -
     link.says(A, IS_EX, 2)
     assert link.active(MALI - 1)
     assert not link.active(MALI)
+
+
+def test_an_elected_querier_goes_by_its_own_timers(link: Link) -> None:
+    members = link.members
+    members.querier = True
+    members.set_timers(2, 30.0, 10.0)
+    members.receive(C, query_v2(bytes(16), 10), 0)
+    assert members.lifetime_s == 80 and not members.querier_heard(0)
+    link.v1(A, Type.REPORT_V1, 1)
+    link.v1(A, Type.DONE, 2)
+    assert members.queries_to_send() == [G]
+    link.says(B, TO_EX, 3, group=group(1))
+    members.tick(3 + const.REFRESH_S)
+    assert members.queries_to_send() == []  # the general queries do that
+    assert link.active(3 + 80 - 0.001, group(1)) and not link.active(3 + 80, group(1))
+
+
+# --- what we ask for ourselves ---
+
+
+def test_without_a_querier_our_groups_are_refreshed_each_minute(link: Link) -> None:
+    link.says(A, TO_EX, 0)
+    link.says(A, TO_EX, 0, group=group(2))
+    for minute in (1, 2, 3):
+        link.members.tick(const.REFRESH_S * minute)
+        assert link.members.queries_to_send() == [G, group(2)]
+        link.members.tick(const.REFRESH_S * minute + 30)
+        assert not link.members.queries_due()
+    link.members.receive(C, query_v2(), 200)
+    link.members.tick(245)
+    assert link.members.queries_to_send() == []
+
+
+def test_refreshing_takes_nothing_from_who_does_not_answer_once(link: Link) -> None:
+    link.says(A, TO_EX, 0)
+    link.members.tick(const.REFRESH_S)
+    assert link.active(MALI - 0.001) and not link.active(MALI)
+
+
+def test_in_doubt_all_are_asked_and_who_is_silent_is_let_go(link: Link) -> None:
+    for who, where in ((A, G), (B, G), (A, group(1))):
+        link.says(who, TO_EX, 0, group=where)
+    link.v1(C, Type.REPORT_V1, 0, group(2))
+    link.members.doubt(10)
+    assert link.members.queries_to_send() == [G, group(1), group(2)]
+    link.members.tick(10 + const.LAST_LISTENER_QUERY_S)
+    assert link.members.queries_to_send() == [G, group(1), group(2)]
+    link.says(B, IS_EX, 11.5)
+    link.v1(C, Type.REPORT_V1, 12, group(2))
+    assert link.active(10 + const.DOUBT_S - 0.001, group(1))
+    assert not link.active(10 + const.DOUBT_S, group(1))
+    assert link.active(200) and link.active(200, group(2))
+    link.says(B, TO_IN, 201)
+    assert not link.active(201)  # A had been forgotten
+
+
+def test_in_doubt_with_a_querier_its_next_query_decides(link: Link) -> None:
+    link.says(A, TO_EX, 0)
+    link.members.receive(C, query_v2(bytes(16), 10), 1)
+    link.members.doubt(2)
+    assert link.members.queries_to_send() == []
+    assert link.active(2 + 135 - 0.001) and not link.active(2 + 135)
+
+
+def test_who_waits_for_our_names_is_asked_where_that_is_ours(link: Link) -> None:
+    link.members.ask([G, UNKNOWN], 0)
+    assert link.members.queries_due() and link.members.queries_to_send() == [G]
+    link.members.assume_querier(1)
+    link.members.ask([G], 2)
+    assert not link.members.queries_due()
+    link.members.ask([G], 1 + const.OTHER_QUERIER_S)
+    assert link.members.queries_due()
+
+
+def test_not_all_queries_go_out_at_once(link: Link) -> None:
+    for number in range(4):
+        link.says(A, TO_EX, 0, group=group(number))
+    link.members.doubt(1)
+    assert link.members.queries_to_send(3) == [group(0), group(1), group(2)]
+    assert link.members.queries_to_send(3) == [group(3)]
+
+
+# --- one host does not take all groups ---
+
+
+def test_groups_that_one_host_starts_are_bounded() -> None:
+    with limits(HOST_GROUPS_MAX=2):
+        link = Link()
+        assert link.says(A, TO_EX, 0, group=group(0)) == [0]
+        assert link.v1(A, Type.REPORT_V1, 0, group(1)) == [1]
+        assert link.says(A, TO_EX, 0, group=group(2)) == [] == link.v1(A, Type.REPORT_V1, 0, group(2))
+        assert link.members.drops["groups of a host"] == 2 and not link.active(0, group(2))
+        assert link.says(B, TO_EX, 0, group=group(2)) == [2]
+        assert link.says(A, TO_EX, 1, group=group(2)) == [2]  # it is sent anyway
+        link.says(A, TO_IN, 2, group=group(0))
+        assert link.says(A, TO_EX, 3, group=group(3)) == [3]
+        link.members.tick(3 * MALI)
+        assert [link.says(A, TO_EX, 3 * MALI, group=group(number)) for number in range(3)] == [[0], [1], []]
+
+
+def test_many_records_are_looked_up_together(link: Link) -> None:
+    records = [Record(TO_EX, b"\xff\x15" + bytes((n,)) * 14) for n in range(1, 100)]
+    records[50:50] = [Record(TO_EX, group(3)), Record(TO_IN, group(2))]
+    assert link.members.receive(A, build_report_v2(records), 0) == [3]
+    assert link.members.drops == {"unknown group": 99}
 
 
 # --- time and tables ---

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lcsync import group
 from lcsync.const import SCOPES, SEGMENT_BYTES
@@ -128,3 +130,17 @@ def test_ids_with_equal_heads_are_told_apart(heads: int, monkeypatch: pytest.Mon
     assert all(table.find(table.address(number)) == number for number in range(len(table)))
     absent = group.address(group.group_id(Kind.NAME, 0, b"absent"), SITE)
     assert table.find(absent) == -1
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=20), max_size=30, unique=True),
+    st.lists(st.binary(min_size=16, max_size=16)),
+)
+def test_many_are_looked_up_together(names: list[bytes], others: list[bytes]) -> None:
+    """All that are ours, and of others hardly any: what may be ours is looked up once more."""
+    table = GroupTable(names, [], 1376, 5)
+    addresses = [table.address(number) for number in range(len(table))] + others
+    found = table.have(np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, 16))
+    assert found.shape == (len(addresses),)
+    assert found[: len(table)].all()
+    assert not any(found[number] and table.find(addresses[number]) < 0 for number in range(len(table), len(addresses)))

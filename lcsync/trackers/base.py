@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import inf
+from os import sysconf
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync.const import CLOCK_S_MAX, LIFETIME_S_MAX, TRACKER_BYTES_MAX
+from lcsync._exact import all_multicast, distinct
+from lcsync.const import CLOCK_S_MAX, LIFETIME_S_MAX, TRACKER_BYTES_MAX, TRACKER_MEMORY_PART
 
 GROUP_BYTES = 16  # an IPv6 address
 Groups = NDArray[np.uint8]
@@ -40,9 +42,9 @@ class Tracker(ABC):
 
     - from ``join`` on, ``active`` is true until ``leave`` or until the clock reaches the latest
       ``now + lifetime_s`` said for the group: a later call with a shorter lifetime does not shorten it;
-    - after that ``active`` turns false with the next ``tick`` (list, tree), or less than one
+    - after that ``active`` turns false with the next ``tick`` (list, tree, hash), or less than one
       TRACKER_GRANULE_S later, but for the promised rate of false positives (bloom);
-    - a leave of one group never silences another, whatever collides or saturates;
+    - a leave of one group never silences another, whatever collides, saturates or wraps;
     - when ``now`` goes backwards time stands still until it catches up; it may jump forwards by anything.
 
     Not safe for two threads at once. Every method raises ValueError for what is not a multicast address,
@@ -50,9 +52,12 @@ class Tracker(ABC):
     """
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = True  # never says "present" wrongly, and grows with what it holds
+    options: ClassVar[frozenset[str]] = frozenset()  # keyword arguments beyond the two
 
     def __init__(self, expect_groups: int, now: float) -> None:
-        """ValueError for less than one group, or for more than TRACKER_BYTES_MAX holds."""
+        """ValueError for less than one group, or for more than fit in memory (``check_memory``)."""
+        self.expect_groups = expect_groups
         self._now = -inf
         self.tick(now)
 
@@ -147,9 +152,11 @@ def check_memory(expect_groups: int, need_bytes: int) -> None:
     """ValueError, with the figure, if a tracker for so many groups can't be; call it before allocating."""
     if expect_groups < 1:
         raise ValueError(f"a tracker is for 1 group or more, not {expect_groups}")
-    if need_bytes > TRACKER_BYTES_MAX:
+    there = sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")
+    most = min(TRACKER_BYTES_MAX, there // TRACKER_MEMORY_PART)
+    if need_bytes > most:
         raise ValueError(
-            f"a tracker for {expect_groups} groups needs {need_bytes >> 20} MiB, above {TRACKER_BYTES_MAX >> 20} MiB"
+            f"a tracker for {expect_groups} groups needs {need_bytes >> 20} MiB, above {most >> 20} MiB"
         )
 
 
@@ -168,13 +175,13 @@ def _checked(group: bytes) -> bytes:
 def _checked_many(groups: Groups) -> Groups:
     if not isinstance(groups, np.ndarray) or groups.dtype != np.uint8 or groups.shape[1:] != (GROUP_BYTES,):
         raise ValueError("not an (n, 16) uint8 array of groups")
-    if (groups[:, 0] != 0xFF).any():
+    groups = np.ascontiguousarray(groups)
+    if not all_multicast(groups):
         raise ValueError("not all rows are IPv6 multicast addresses")
-    return np.ascontiguousarray(groups)
+    return groups
 
 
 def _distinct(groups: Groups) -> Groups:
     groups = _checked_many(groups)
-    if len(groups) < 2:
-        return groups
-    return np.unique(groups.view(f"S{GROUP_BYTES}")).view(np.uint8).reshape(-1, GROUP_BYTES)
+    first = distinct(groups)
+    return groups if first is None else groups[first]
