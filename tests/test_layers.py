@@ -16,7 +16,7 @@ ROWS = (
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom",
     "membership scheduler sender receiver download plan rate share",
-    "net listener _udp files index lab",
+    "net listener _udp pieces copying files compare cache index lab",
     "serve names fetch progress local demo doctor tune",
     "cli __main__",
 )
