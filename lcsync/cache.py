@@ -23,6 +23,7 @@ from typing import NamedTuple
 from lcsync.const import (
     CLOCK_COARSE_NS,
     CLOCK_STEP_NS,
+    HASH_BYTES,
     INDEX_APPLICATION_ID,
     INDEX_BUSY_S,
     INDEX_BYTES_MAX,
@@ -33,7 +34,7 @@ from lcsync.const import (
     LEAVES_SHORT_BYTES,
 )
 from lcsync.files import Version, kind_of
-from lcsync.merkle import Tree, as_hashes, block_count
+from lcsync.merkle import Tree, as_hashes, block_count, hash_leaves
 from lcsync.paths import printable
 
 SCHEMA = f"""
@@ -105,7 +106,7 @@ class TreeCache:
                 found = self._db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
                 leaves = b"".join(part for (part,) in found)
             blocks = block_count(version.length, block_bytes)
-            if len(leaves) == blocks * 32:
+            if len(leaves) == blocks * HASH_BYTES:
                 tree = Tree(version.length, block_bytes, as_hashes(leaves))
                 if checksum == _checksum(file, seen, tree, inline):
                     if used != _today():
@@ -117,6 +118,8 @@ class TreeCache:
     def put(self, version: Version, tree: Tree, inline: bytes | None, looked_ns: int) -> None:
         """Keep the tree of a file. ``looked_ns``: the time before its first byte was read."""
         if not settled(version, looked_ns):
+            return
+        if inline is not None and hash_leaves(inline, tree.block_bytes).tobytes() != tree.leaves.tobytes():
             return
         with self._lock:
             if self._db is None:

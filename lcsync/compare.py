@@ -27,7 +27,7 @@ def differing_runs(
 ) -> NDArray[np.int64]:
     """By comparing bytes, faster than by hashing both: in which blocks ``length`` bytes of the new file are others.
 
-    ``write`` gets each of them at once, from several threads; ``progress`` the bytes compared so far, in this one.
+    ``write`` gets each run at once, from several threads; ``progress`` the bytes compared so far, in this one.
     A new file that became shorter ends in a run that no longer fits it: look at its version afterwards. SourceError.
     """
     step_bytes = max(STEP_BYTES, block_bytes)
@@ -43,8 +43,9 @@ def differing_runs(
                 here = read_into(old_fd, old_view[:size], offset)
                 if read == here == step_bytes and old == new:
                     continue
-                starts = range(0, size, block_bytes)
-                differ = np.array([old[at:here][:block_bytes] != new[at:size][:block_bytes] for at in starts])
+                parts = [slice(at, min(at + block_bytes, size)) for at in range(0, size, block_bytes)]
+                differ = np.array([old[part] != new[part] for part in parts])
+                differ[here // block_bytes :] |= here < size  # the old file ends in or before these
                 first = offset // block_bytes
                 found[first : first + len(differ)] = differ
                 if write:

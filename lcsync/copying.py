@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 
 from lcsync.const import COPY_BYTES, FALLOC_PUNCH_HOLE, FICLONE, READ_BYTES
 
@@ -28,8 +29,8 @@ def clone(src_fd: int, dst_fd: int) -> bool:
     return True
 
 
-def copy_data(src_fd: int, dst_fd: int, stop: int) -> None:
-    """Copy what is not a hole, up to ``stop``."""
+def copy_data(src_fd: int, dst_fd: int, stop: int, go_on: Callable[[], None] | None = None) -> None:
+    """Copy what is not a hole, up to ``stop``. ``go_on`` is called now and then; what it raises ends the copying."""
     end = 0
     while end < stop:
         try:
@@ -40,12 +41,21 @@ def copy_data(src_fd: int, dst_fd: int, stop: int) -> None:
                 return
             start, end = end, stop  # cannot tell: all of it is data
         if start < end:
-            copy_range(src_fd, dst_fd, start, start, end - start)
+            copy_range(src_fd, dst_fd, start, start, end - start, go_on)
 
 
-def copy_range(src_fd: int, dst_fd: int, src_offset: int, dst_offset: int, length: int) -> None:
+def copy_range(
+    src_fd: int,
+    dst_fd: int,
+    src_offset: int,
+    dst_offset: int,
+    length: int,
+    go_on: Callable[[], None] | None = None,
+) -> None:
     """Copy in the kernel where it can (shared blocks, server-side copies), else through memory."""
     while length:
+        if go_on:
+            go_on()
         try:
             n = os.copy_file_range(src_fd, dst_fd, min(length, COPY_BYTES), src_offset, dst_offset)
         except OSError as error:

@@ -256,9 +256,11 @@ class Target:
     """A file that is built beside its destination and renamed over it when it is whole.
 
     ``path`` is the destination (below ``dir_fd``, if given: then it must be one plain name). The file starts with what
-    ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. ``need_bytes``, if the
-    caller knows better than "all that the old file does not bring", is what will newly be written, for the check of
-    free space. Use it as a context manager: leaving it without ``commit`` removes the temporary file.
+    ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. Where it can't, it starts
+    with ``else_fd``, if given: ``base_fd`` tells with which. ``go_on`` is called while data is copied, and may raise.
+    ``need_bytes``, if the caller knows better than "all that the old file does not bring", is what will newly be
+    written, for the check of free space. Use it as a context manager: leaving it without ``commit`` removes the
+    temporary file.
 
     DestinationError, DiskFull.
     """
@@ -274,6 +276,8 @@ class Target:
         *,
         dir_fd: int | None = None,
         need_bytes: int | None = None,
+        else_fd: int | None = None,
+        go_on: Callable[[], None] | None = None,
     ) -> None:
         folder, slash, name = os.fsencode(path).rpartition(b"/")
         if dir_fd is not None and slash:
@@ -288,7 +292,9 @@ class Target:
                 self._replaces = self._look_at_destination()
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 self.fd = os.open(self._temp, flags, 0o600, dir_fd=self._dir_fd)
-                self._start_from(old_fd, need_bytes)
+                shared = old_fd is not None and copying.clone(old_fd, self.fd)
+                self.base_fd = old_fd if shared or else_fd is None else else_fd
+                self._start_from(self.base_fd, shared, need_bytes, go_on)
         except BaseException:
             self.abort()
             raise
@@ -309,16 +315,17 @@ class Target:
             raise DestinationError(path=printable(self._path), reason=_in_the_way(kind))
         return here
 
-    def _start_from(self, old_fd: int | None, need_bytes: int | None) -> None:
-        old = os.fstat(old_fd) if old_fd is not None else None
+    def _start_from(
+        self, base_fd: int | None, shared: bool, need_bytes: int | None, go_on: Callable[[], None] | None
+    ) -> None:
+        old = os.fstat(base_fd) if base_fd is not None else None
         kept = min(old.st_size, self.length) if old else 0
-        shared = old_fd is not None and copying.clone(old_fd, self.fd)
         self._check_space(
             (self.length - kept if need_bytes is None else need_bytes)
             + (0 if shared or not old else min(old.st_blocks * 512, kept))
         )
-        if old_fd is not None and not shared:
-            copying.copy_data(old_fd, self.fd, kept)
+        if base_fd is not None and not shared:
+            copying.copy_data(base_fd, self.fd, kept, go_on)
         os.ftruncate(self.fd, self.length)
         # One mark for each granule that may hold data; the rest are holes. The file system is not asked (SEEK_DATA):
         # some FUSE ones answer without what waits in the page cache.

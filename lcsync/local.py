@@ -7,9 +7,12 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
+from types import TracebackType
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -17,8 +20,8 @@ from numpy.typing import NDArray
 
 from lcsync import files
 from lcsync.cache import TreeCache
-from lcsync.compare import differing_runs, tree_runs
-from lcsync.const import BLOCK_BYTES, STEP_BYTES
+from lcsync.compare import Write, differing_runs, tree_runs
+from lcsync.const import BLOCK_BYTES, READ_BYTES, STEP_BYTES
 from lcsync.errors import SourceError, UsageError
 from lcsync.merkle import Tree
 from lcsync.paths import printable, share_name
@@ -262,50 +265,57 @@ class _Job:
             return
         with files.closing(old_fd):
             old = files.version(old_fd)
-            with ExitStack() as stack:
-                place = None
-                if self.inplace and not self.dry_run:
-                    place = stack.enter_context(files.InPlace(shown, old_fd, source.length))
-                runs = self._compare(old_fd, old, src_fd, source, place)
-                written = int(runs[:, 1].sum())
-                equal = not written and old.length == source.length
-                if place and not equal:
-                    self._report(shown, written, source.length)
-                    self._finish(place, src_fd, source)
+            if self.inplace and not self.dry_run:
+                with files.InPlace(shown, old_fd, source.length) as place:
+                    runs = self._compare(old_fd, old, src_fd, source, place.write_at)
+                    if len(runs) or old.length != source.length:
+                        self._report(shown, int(runs[:, 1].sum()), source.length)
+                        self._finish(place, src_fd, source)
+                        return
+                    self._equal(src_fd, source, old_fd, old, looked_ns, shown)
                     return
-            _unchanged(src_fd, source)
-            _unchanged(old_fd, old)
-            if equal:
-                self._say(2, shown, "equal")
-                self.cache.put_same(source, old, looked_ns)
-                self._metadata(src_fd, old_fd)
-                return
-            self._report(shown, written, source.length)
-            if dir_fd is None or self.dry_run:
-                return
-            most = written > source.length // 2  # then nothing is won by beginning with the old file
-            with files.Target(name, src_fd if most else old_fd, source.length, dir_fd=dir_fd) as target:
-                if not most:
-                    _copy(runs, src_fd, target)
-                _unchanged(old_fd, old)
-                self._finish(target, src_fd, source)
+            assert dir_fd is not None
+            make = partial(files.Target, name, old_fd, source.length, dir_fd=dir_fd, else_fd=src_fd)
+            with _Ahead(make) as ahead:
+                early = not self.dry_run and source.length > READ_BYTES
+                runs = self._compare(old_fd, old, src_fd, source, lambda data, offset: ahead.begin(), early)
+                if not len(runs) and old.length == source.length:
+                    self._equal(src_fd, source, old_fd, old, looked_ns, shown)
+                    return
+                self._report(shown, int(runs[:, 1].sum()), source.length)
+                if self.dry_run:
+                    return
+                with ahead.target() as target:
+                    if target.base_fd == old_fd:
+                        _copy(runs, src_fd, target.write_at)
+                    _unchanged(old_fd, old)
+                    self._finish(target, src_fd, source)
+
+    def _equal(
+        self, src_fd: int, source: files.Version, old_fd: int, old: files.Version, looked_ns: int, shown: str
+    ) -> None:
+        _unchanged(src_fd, source)
+        _unchanged(old_fd, old)
+        self._say(2, shown, "equal")
+        self.cache.put_same(source, old, looked_ns)
+        self._metadata(src_fd, old_fd)
 
     def _compare(
-        self, old_fd: int, old: files.Version, src_fd: int, source: files.Version, place: files.InPlace | None
+        self, old_fd: int, old: files.Version, src_fd: int, source: files.Version, write: Write, use: bool = True
     ) -> NDArray[np.int64]:
-        """The runs that differ; they are copied to ``place`` at once."""
+        """The runs that differ; each is given to ``write`` as soon as it is found, if that is of ``use``."""
         new_tree, old_tree = self._trees(source, old)
         if new_tree is not None and old_tree is not None:
             runs = tree_runs(old_tree, new_tree)
-            if place:
-                _copy(runs, src_fd, place)
+            if use:
+                _copy(runs, src_fd, write)
             return runs
         return differing_runs(
             old_fd,
             src_fd,
             source.length,
             self.block_bytes,
-            write=place.write_at if place else None,
+            write=write if use else None,
             progress=lambda here: self.progress(self._done + here, self._seen),
         )
 
@@ -335,12 +345,50 @@ class _Job:
             print(f"{printable(shown)}: {what}", file=self.out)
 
 
-def _copy(runs: NDArray[np.int64], src_fd: int, target: files.Target | files.InPlace) -> None:
+class _Ahead:
+    """A temporary file that is begun in a thread of its own, as soon as it is known to be needed."""
+
+    def __init__(self, make: Callable[..., files.Target]) -> None:
+        self._make = make
+        self._lock = Lock()
+        self._stopped = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._future: Future[files.Target] | None = None
+
+    def begin(self) -> None:
+        """Begin it, unless it is begun."""
+        with self._lock:
+            if self._future is None:
+                self._thread = ThreadPoolExecutor(1)
+                self._future = self._thread.submit(self._make, go_on=self._go_on)
+
+    def target(self) -> files.Target:
+        """The file, begun here if it was not yet."""
+        return self._future.result() if self._future else self._make()
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise CancelledError
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        if self._thread and self._future:
+            self._thread.shutdown()
+            if self._future.exception() is None:
+                self._future.result().abort()  # nothing, if it was used
+
+
+def _copy(runs: NDArray[np.int64], src_fd: int, write: Write) -> None:
     buffer = memoryview(bytearray(STEP_BYTES))
     for start, length in ((int(start), int(length)) for start, length in runs):
         for offset in range(start, start + length, STEP_BYTES):
             piece = buffer[: start + length - offset]
-            target.write_at(piece[: files.read_into(src_fd, piece, offset)], offset)
+            write(piece[: files.read_into(src_fd, piece, offset)], offset)
 
 
 def _unchanged(fd: int, before: files.Version) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from lcsync import _udp, net, trackers
 from lcsync._wire import Batch
+from lcsync.cache import TreeCache
 from lcsync.const import CHECK_FILE_S, LOOK_PART, MALI_S, MLD_BUDGET, SCOPES, TICK_S
 from lcsync.errors import NoPrivilege, UsageError
 from lcsync.index import Index, Item, SegmentCache
@@ -47,6 +48,7 @@ class Options:
     tracker: str = trackers.AUTO
     expect_groups: int | None = None
     mld: bool | None = None  # None: where the listener may be opened
+    cache: TreeCache | None = None
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -90,9 +92,10 @@ class Server:
                 raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
             self.ports.append(_Port(interface, net.send_socket(interface, options.hops), None))
         self.mld = self._listen()
-        self.index = Index(options.block_bytes, self._go_on)
+        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
         for name, path in paths:
             self.index.add(name, path)
+        self.index.cache.flush()
         for line in self.index.skipped:
             self.options.say(line)
         now = time.monotonic()
@@ -218,6 +221,7 @@ class Server:
         try:
             return index.again() if index.looks_changed() else None
         finally:
+            index.cache.flush()
             self._looked_for_s = time.monotonic() - started
 
     def _renew(self, fresh: Index, now: float) -> None:
@@ -288,7 +292,7 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
 
 def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
     """What would be shared, a line for each name."""
-    index = Index(options.block_bytes)
+    index = Index(options.block_bytes, cache=options.cache)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
