@@ -27,6 +27,7 @@ from lcsync.const import (
     INDEX_APPLICATION_ID,
     INDEX_BUSY_S,
     INDEX_BYTES_MAX,
+    INDEX_CACHE_KIB,
     INDEX_FLUSH_ROWS,
     INDEX_FLUSH_S,
     INDEX_VERSION,
@@ -49,6 +50,7 @@ PRAGMA application_id = {INDEX_APPLICATION_ID};
 PRAGMA user_version = {INDEX_VERSION};
 COMMIT;
 """
+UNUSABLE = ("locked", "readonly", "full", "unable to open")  # what SQLite says of a file that need not be broken
 DAY_S = 86400
 Row = tuple[bytes, bytes, bytes | None, bytes, int, bytes, int]
 
@@ -77,6 +79,7 @@ class TreeCache:
         self.path = path
         self.bytes_max = bytes_max
         self._say = say
+        self._today = int(time.time()) // DAY_S
         self._lock = RLock()
         self._db: sqlite3.Connection | None = None
         self._rows: list[tuple[Row, list[bytes]]] = []
@@ -92,28 +95,33 @@ class TreeCache:
 
     def get(self, version: Version, block_bytes: int) -> Known | None:
         """The tree of the file that has this version."""
-        with self._lock, self._trouble():
+        with self._lock:
             if self._db is None:
                 return None
-            file = _file(version, block_bytes)
-            row = self._db.execute(
-                "SELECT version, inline, leaves, parts, checksum, used FROM tree WHERE file = ?", (file,)
-            ).fetchone()
-            if row is None or row[0] != _version(version):
-                return None
-            seen, inline, leaves, parts, checksum, used = row
-            if parts:
-                found = self._db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
-                leaves = b"".join(part for (part,) in found)
-            blocks = block_count(version.length, block_bytes)
-            if len(leaves) == blocks * HASH_BYTES:
-                tree = Tree(version.length, block_bytes, as_hashes(leaves))
-                if checksum == _checksum(file, seen, tree, inline):
-                    if used != _today():
-                        self._used.append((_today(), file))
-                    return Known(tree, inline)
-            raise sqlite3.DatabaseError("an entry is not what its checksum says")
+            try:
+                return self._get(self._db, version, block_bytes)
+            except sqlite3.DatabaseError as error:
+                self._failed(error)
         return None
+
+    def _get(self, db: sqlite3.Connection, version: Version, block_bytes: int) -> Known | None:
+        file, seen = _file(version, block_bytes), _version(version)
+        row = db.execute(
+            "SELECT inline, leaves, parts, checksum, used FROM tree WHERE file = ? AND version = ?", (file, seen)
+        ).fetchone()
+        if row is None:
+            return None
+        inline, leaves, parts, checksum, used = row
+        if parts:
+            found = db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
+            leaves = b"".join(part for (part,) in found)
+        if len(leaves) == block_count(version.length, block_bytes) * HASH_BYTES:
+            tree = Tree(version.length, block_bytes, as_hashes(leaves))
+            if checksum == _checksum(file, seen, tree, inline):
+                if used != self._today:
+                    self._used.append((self._today, file))
+                return Known(tree, inline)
+        raise sqlite3.DatabaseError("an entry is not what its checksum says")
 
     def put(self, version: Version, tree: Tree, inline: bytes | None, looked_ns: int) -> None:
         """Keep the tree of a file. ``looked_ns``: the time before its first byte was read."""
@@ -132,7 +140,7 @@ class TreeCache:
             starts = range(0, size, LEAVES_ROW_BYTES) if size > LEAVES_SHORT_BYTES else ()
             parts = [flat[at : at + LEAVES_ROW_BYTES].tobytes() for at in starts]
             leaves = b"" if parts else flat.tobytes()
-            row = (file, seen, inline, leaves, len(parts), _checksum(file, seen, tree, inline), _today())
+            row = (file, seen, inline, leaves, len(parts), _checksum(file, seen, tree, inline), self._today)
             self._rows.append((row, parts))
             self._pend(size)
 
@@ -150,7 +158,7 @@ class TreeCache:
         if settled(a, looked_ns) and settled(b, looked_ns):
             with self._lock:
                 if self._db is not None:
-                    self._same.append((_files(a, b), _checked_versions(a, b), _today()))
+                    self._same.append((_files(a, b), _checked_versions(a, b), self._today))
                     self._pend(100)
 
     # --- on disk ---
@@ -228,6 +236,7 @@ class TreeCache:
             else:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(SCHEMA)
+            db.execute(f"PRAGMA cache_size = -{INDEX_CACHE_KIB}")
             db.execute("PRAGMA synchronous = NORMAL")  # a power cut costs the last entries, never the file
             db.execute("SELECT used FROM tree LIMIT 1").fetchone()
         except BaseException:
@@ -237,23 +246,24 @@ class TreeCache:
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """A broken index is set aside and made anew; one that can't be used is done without. Both are said."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            reason = str(error)
-            usable = not isinstance(error, sqlite3.OperationalError)
-            if not usable and not any(word in reason for word in ("locked", "readonly", "full", "unable to open")):
-                usable = True
-            self._drop()
-            if usable:
-                self._set_aside(reason)
-            else:
-                what = "in use by another program" if "locked" in reason else reason
-                self._warn(f"{what}; going on without it")
-        except OSError as error:
-            self._drop()
-            self._warn(f"{(error.strerror or str(error)).lower()}; going on without it")
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """A broken index is set aside and made anew; one that can't be used is done without. Both are said."""
+        self._drop()
+        reason = str(error.strerror or error).lower() if isinstance(error, OSError) else str(error)
+        unusable = isinstance(error, OSError) or (
+            isinstance(error, sqlite3.OperationalError) and any(word in reason for word in UNUSABLE)
+        )
+        if not unusable:
+            self._set_aside(reason)
+        elif "locked" in reason:
+            self._warn("in use by another program; going on without it")
+        else:
+            self._warn(f"{reason}; going on without it")
 
     def _set_aside(self, reason: str) -> None:
         assert self.path is not None
@@ -320,10 +330,6 @@ def _checked_versions(a: Version, b: Version) -> bytes:
 def _checksum(file: bytes, version: bytes, tree: Tree, inline: bytes | None) -> bytes:
     """Over all of an entry: the root stands for the leaves."""
     return blake2s(b"%b %b %b %b" % (file, version, tree.root, inline or b""), digest_size=16).digest()
-
-
-def _today() -> int:
-    return int(time.time()) // DAY_S
 
 
 def _bytes_in_use(db: sqlite3.Connection) -> int:

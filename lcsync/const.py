@@ -90,6 +90,7 @@ FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are co
 INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
 INDEX_VERSION = 1
 INDEX_BYTES_MAX = 4 << 30  # trees of 2 TiB in blocks of 16 KiB; the longest unused go first
+INDEX_CACHE_KIB = 32 << 10  # of pages in memory: rows of some 200,000 small files
 INDEX_BUSY_S = 2.0  # wait for another process's transaction
 INDEX_FLUSH_S = 5.0  # what is hashed goes to disk at least so often
 INDEX_FLUSH_ROWS = 1000

@@ -121,12 +121,13 @@ class Index:
         for base in names:
             below, title = os.path.join(path, base), name + b"/" + base
             try:
-                mode = os.lstat(below).st_mode
+                status = os.lstat(below)
+                mode = status.st_mode
                 if stat.S_ISDIR(mode):
                     for e in self._folder(title, below):
                         entries.append(Entry(base + b"/" + e.path, e.length, e.mode, e.mtime_ns, e.top, e.inline))
                 elif stat.S_ISREG(mode):
-                    item = self._file(title, below)
+                    item = self._file(title, below, status)
                     self._put(item)
                     top = item.tree.nodes[-1].tobytes()
                     entries.append(Entry(base, item.tree.length, item.mode, item.mtime_ns, top, item.inline))
@@ -146,25 +147,27 @@ class Index:
         self._put(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, files.version_of(info), data))
         return entries
 
-    def _file(self, name: bytes, path: bytes) -> Item:
+    def _file(self, name: bytes, path: bytes, status: os.stat_result | None = None) -> Item:
         old = self._before.get(name)
         if old and old.kind is Content.FILE and old.path == path and not old.looks_changed():
             return old
         try:
-            return self._read(name, path, old)
+            return self._known(name, path, old, status) or self._read(name, path, old)
         except SourceError:
             if old is None or old.kind is not Content.FILE or not os.path.lexists(path):
                 raise
             old.changed = True  # being written to just now: stays unsent, and is read again later
             return old
 
-    def _read(self, name: bytes, path: bytes, old: Item | None) -> Item:
+    def _known(self, name: bytes, path: bytes, old: Item | None, status: os.stat_result | None) -> Item | None:
+        """A file that the index on disk knows is not even opened."""
         with suppress(OSError):
-            info = os.stat(path)
-            seen = files.version_of(info)
-            known = self.cache.get(seen, self.block_bytes) if stat.S_ISREG(info.st_mode) else None
-            if known:
+            info = status or os.stat(path)
+            if stat.S_ISREG(info.st_mode) and (known := self.cache.get(files.version_of(info), self.block_bytes)):
                 return self._item(name, path, known.tree, info, known.inline, old)
+        return None
+
+    def _read(self, name: bytes, path: bytes, old: Item | None) -> Item:
         looked_ns = time.time_ns()
         with files.closing(files.open_source(path)) as fd:
             info = os.fstat(fd)

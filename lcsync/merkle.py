@@ -108,6 +108,8 @@ class Tree:
     @cached_property
     def nodes(self) -> list[Hashes]:
         """Levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top."""
+        if len(self.leaves) == 1:  # most files: their block is their top
+            return [self.leaves]
         return levels(segment_hashes(self.leaves, self.block_bytes))
 
     @property

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import select
 import socket
@@ -77,11 +78,15 @@ class Server:
         self._looked_for_s = 0.0  # how long the last look at the files took
         self._asked = False  # a manifest was asked for since then
         self._closing = False
+        gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
         except BaseException:
             self.close()
             raise
+        finally:
+            gc.enable()
+            gc.freeze()
 
     def _open(self, paths: Sequence[tuple[bytes, bytes]]) -> None:
         options = self.options
