@@ -16,7 +16,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.cli --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak fuzz bench lint man docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench asan lint man docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -39,6 +39,14 @@ fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
 
 bench: .venv/built  ## every benchmark, one after the other
 	set -e; for script in benchmarks/*.py; do $(PRIVATE) $(BIN)/python $$script; done
+
+asan: .venv/built .venv/test  ## the hash kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests setup.py pyproject.toml README.md LICENSE* build/asan
+	rm -f build/asan/lcsync/*.so
+	cd build/asan && export PATH="$(abspath $(BIN)):$$PATH" CC="cc -fsanitize=address,undefined -fno-sanitize-recover=all -g" \
+		&& python setup.py -q build_ext --inplace \
+		&& LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+			PYTHONMALLOC=malloc python -m pytest -q -p no:cacheprovider tests/test_blake2s.py
 
 lint: .venv/built .venv/lint  ## ruff and mypy --strict
 	$(BIN)/ruff check
@@ -73,7 +81,7 @@ clean:  ## all that these targets made
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # one line that names everything the system lacks; NEEDS: program:package
-demo test test-net soak bench net-setup: NEEDS := ip:iproute2 nft:nftables
+demo test test-net soak bench asan net-setup: NEEDS := ip:iproute2 nft:nftables
 docs: NEEDS := mandoc:mandoc
 cap: NEEDS := setcap:libcap2-bin
 .PHONY: system

@@ -17,7 +17,8 @@ class Build(build_ext):
     def build_extensions(self) -> None:
         compiler = self.compiler.compiler[0]
         headers = os.path.join(sysconfig.get_path("include"), "Python.h")
-        lacking = [what for what, there in ((compiler, which(compiler)), (headers, os.path.exists(headers))) if not there]
+        there = {compiler: which(compiler), headers: os.path.exists(headers)}
+        lacking = [what for what, found in there.items() if not found]
         if lacking:
             raise SystemExit(
                 f"lcsync: it is built by a C compiler with Python's headers; not found: {', '.join(lacking)}\n"

@@ -119,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--quick", action="store_true", help="one run of each")
     args = p.parse_args(argv)
     enter_private_namespaces()
-    print(f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}, {args.size} MiB, {args.first} first, medians")
+    print(
+        f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}, {args.size} MiB, {args.first} first, medians"
+    )
     print("  N  loss    rate   runs  wall s  Mbit/s  sent/byte  CPU s: sender  receiver   MB: sender  receiver")
     rows = []
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
@@ -129,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for n in args.N:
             for loss in args.loss:
                 for rate in args.rate:
-                    runs = [once(folder, source, n, loss, rate, args.first) for _ in range(1 if args.quick else args.runs)]
+                    runs = [
+                        once(folder, source, n, loss, rate, args.first) for _ in range(1 if args.quick else args.runs)
+                    ]
                     row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
                     rows.append({"receivers": n, "loss": loss, "rate": rate, "runs": len(runs), **row})
                     print(

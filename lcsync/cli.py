@@ -261,9 +261,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="block size for sharing, local sync and --hex: a power of two from 1K to 1M (16K unless told)",
     )
+    index = p.add_argument_group("index of hashes")
+    index.add_argument("--index", metavar="FILE", help="keep it there (~/.cache/lcsync/index.sqlite unless told)")
+    index.add_argument("--no-index", action="store_true", help="keep none, and read every file again")
     fetch = p.add_argument_group("fetching and syncing")
+    fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
     fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
-    fetch.add_argument("-a", "--archive", action="store_true", help="the same as -p, for now")
+    fetch.add_argument(
+        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, set times of files too"
+    )
+    fetch.add_argument(
+        "--inplace", action="store_true", help="local sync: write what differs into the file itself, not into a copy"
+    )
+    fetch.add_argument(
+        "--ignore-times", action="store_true", help="local sync: compare files of equal size and time too"
+    )
     fetch.add_argument(
         "-c",
         "--channels",
@@ -313,6 +325,10 @@ def _dispatch(args: argparse.Namespace) -> int:
     what: list[str] = args.what
     if args.version:
         print(f"lcsync {__version__}")
+        if args.verbose:
+            from lcsync import _blake2s
+
+            print(f"BLAKE2s kernel {_blake2s.kernel()} (have: {', '.join(_blake2s.KERNELS)})")
         return 0
     if not what:
         raise UsageError(reason="nothing to do: name a path to share, or a name to fetch; see lcsync --help")
@@ -353,6 +369,13 @@ def _say(args: argparse.Namespace) -> Callable[[str], None]:
                 print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
     return say
+
+
+def _index(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The index on disk that the arguments mean: a context manager."""
+    from lcsync.cache import TreeCache, default_path
+
+    return TreeCache(None if args.no_index else args.index or default_path(), _say(args))
 
 
 def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
@@ -419,7 +442,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         for line in serve.describe(paths, options):
             print(line)
         return 0
-    with serve.serving(paths, options) as server:
+    with _index(args) as options.cache, serve.serving(paths, options) as server:
         try:
             say(server.greeting())
             server.run()
@@ -457,12 +480,13 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
 
 
 def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
-    with _names(args, source) as names:
+    with _names(args, source) as names, _index(args) as cache:
         from lcsync import fetch
         from lcsync.progress import Progress
 
         progress = Progress(sys.stderr, args.quiet)
         options = _fetch_options(args, progress)
+        options.cache = cache
         try:
             result = fetch.fetch(names, destination, options)
         finally:
@@ -484,23 +508,35 @@ def _describe(args: argparse.Namespace, arg: str) -> int:
 
 def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
     from lcsync import local
+    from lcsync.progress import Progress
     from lcsync.text import human_bytes
 
-    summary = local.sync(
-        source,
-        destination,
-        block_bytes=args.blocksz,
-        dry_run=args.dry_run,
-        preserve_mode=args.perms or args.archive,
-        verbose=args.verbose,
-        out=sys.stdout,
-    )
+    progress = Progress(sys.stderr, args.quiet)
+    try:
+        with _index(args) as cache:
+            summary = local.sync(
+                source,
+                destination,
+                block_bytes=args.blocksz,
+                dry_run=args.dry_run,
+                preserve_mode=args.perms or args.archive,
+                preserve_times=args.archive,
+                inplace=args.inplace,
+                ignore_times=args.ignore_times,
+                cache=cache,
+                progress=progress,
+                verbose=args.verbose,
+                out=sys.stdout,
+            )
+    finally:
+        progress.close()
     speed = summary.bytes_compared / max(summary.seconds, 1e-9) / 1e9
     skipped = f", {summary.files_skipped} skipped (not regular files)" if summary.files_skipped else ""
+    unread = f", {summary.files_unread} of them known to be equal" if summary.files_unread else ""
     _say(args)(
-        f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}; "
+        f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}{unread}; "
         f"{'would write' if args.dry_run else 'wrote'} {human_bytes(summary.bytes_written)} "
-        f"in {summary.files_changed} of them; {summary.seconds:.2f} s, {speed:.2f} GB/s{skipped}"
+        f"in {summary.files_changed}; {summary.seconds:.2f} s, {speed:.2f} GB/s{skipped}"
     )
     _write_stats(args, dict(vars(summary)))
     return 0
@@ -546,7 +582,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lcsync: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(f"lcsync: {_how(stop)}; every file is the old or the new one: run again for the rest", file=sys.stderr)
+        state = "files may be part old, part new" if "--inplace" in sys.argv else "every file is the old or the new one"
+        print(f"lcsync: {_how(stop)}; {state}: run again for the rest", file=sys.stderr)
         return _exit_code(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

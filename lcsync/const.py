@@ -17,6 +17,8 @@ SEGMENT_BYTES = 1 << 20
 SPLIT_NODES_MAX = 8  # source groups of one object
 LEAVES_FANOUT_LEVELS = 4  # leaves groups exist at every fourth level: fan-out 16
 SYMBOLS_MAX = 8192  # of one segment; bounds a receiver's bitmap to 1 KiB
+SEGMENTS_AT_ONCE = 1 << 14  # hashed up from their leaves: 32 MiB of those, in blocks of 16 KiB
+ROWS_AT_ONCE = 1 << 14  # hashes compared in one go: two times 512 KiB stay in a core's cache
 OBJECT_BYTES_MAX = 1 << 44  # 16 TiB; a manifest may not claim more
 
 # --- groups and packets ---
@@ -90,12 +92,28 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
 NAME_PREFIX = "name:"  # makes any argument a network name
-READ_BYTES = 4 << 20  # of one read; a whole number of blocks of any size
-HASH_THREADS = 2  # each holds one buffer of READ_BYTES
+READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
+STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
+LANES_MAX = 16  # blocks that the widest kernel hashes at once
+READ_THREADS_MAX = 4  # for one file; more wait for memory
 COPY_BYTES = 64 << 20  # of one copy_file_range, so that an interrupt waits for no more
 TOUCHED_MARKS_MAX = 1 << 20  # one byte each: bounds what a Target remembers of where it wrote
 TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
+FALLOC_PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE; fallocate(2)
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
+
+# --- index on disk ---
+INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
+INDEX_VERSION = 1
+INDEX_BYTES_MAX = 4 << 30  # trees of 2 TiB in blocks of 16 KiB; the longest unused go first
+INDEX_CACHE_KIB = 32 << 10  # of pages in memory: rows of some 200,000 small files
+INDEX_BUSY_S = 2.0  # wait for another process's transaction
+INDEX_FLUSH_S = 5.0  # what is hashed goes to disk at least so often
+INDEX_FLUSH_ROWS = 1000
+LEAVES_SHORT_BYTES = 64 << 10  # leaves that stand in the file's own row
+LEAVES_ROW_BYTES = 4 << 20  # of one row: 2 GiB of leaves would be more than SQLite takes in one
+CLOCK_STEP_NS = 50_000_000  # timestamps are of the kernel's last tick, at most 10 ms ago
+CLOCK_COARSE_NS = 2_000_000_000  # file systems that keep whole seconds (FAT: two)
 
 # --- trackers ---
 LIFETIME_S_MAX = 8_000.0  # above the longest that membership gives; what stamps of 12 bits can tell from the past

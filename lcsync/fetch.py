@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 
 from lcsync import _udp, files, listing, merkle, net
 from lcsync._wire import Assembler
+from lcsync.cache import TreeCache
 from lcsync.const import (
     BLOCK_BYTES_MAX,
     HEADER_BYTES,
+    INLINE_BYTES_MAX,
     JOBS_AT_ONCE,
     LIST_BYTES_MAX,
     NAP_US,
@@ -52,6 +54,7 @@ class Options:
     root: bytes | None = None
     preserve: bool = False
     dry_run: bool = False
+    cache: TreeCache = field(default_factory=lambda: TreeCache(None))
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
     progress: Report = lambda here, total: None
@@ -238,6 +241,18 @@ class Fetcher:
         if self._closing:
             raise CancelledError
 
+    def _old_tree(self, fd: int, version: files.Version, block_bytes: int) -> Tree:
+        """The tree of a file that is here: from the index, else the file is read."""
+        known = self.options.cache.get(version, block_bytes)
+        if known:
+            return known.tree
+        looked_ns = time.time_ns()
+        tree = files.read_block_hashes(fd, version.length, block_bytes, self._go_on)
+        if files.version(fd) == version:
+            inline = os.pread(fd, INLINE_BYTES_MAX, 0) if version.length <= INLINE_BYTES_MAX else None
+            self.options.cache.put(version, tree, inline, looked_ns)
+        return tree
+
     # --- what to fetch ---
 
     def file(self, destination: str) -> Result:
@@ -369,8 +384,7 @@ class Fetcher:
         job.old_fd = files.open_old(job.path, dir_fd=job.dir_fd)
         if job.old_fd is not None:
             job.old_version = files.version(job.old_fd)
-            length = job.old_version.length
-            job.old = self._pool.submit(files.read_block_hashes, job.old_fd, length, job.block_bytes, self._go_on)
+            job.old = self._pool.submit(self._old_tree, job.old_fd, job.old_version, job.block_bytes)
         if job.inline is None:
             job.download = _download_of(job)
             self.receiver.add(job.download)

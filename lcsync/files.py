@@ -9,15 +9,12 @@ relative to that descriptor, so nobody can swap a folder for a symbolic link in 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shlex
 import stat
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,18 +22,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lcsync import copying
 from lcsync.const import (
     COMPONENT_BYTES_MAX,
-    COPY_BYTES,
-    FICLONE,
-    HASH_THREADS,
+    HASH_BYTES,
+    LANES_MAX,
     READ_BYTES,
+    STEP_BYTES,
     TOUCHED_BYTES_MIN,
     TOUCHED_MARKS_MAX,
 )
 from lcsync.errors import DestinationError, DiskFull, SourceError
-from lcsync.merkle import Hashes, Tree, as_hashes, hash_leaves
+from lcsync.merkle import Tree, block_count, hash_leaves
 from lcsync.paths import printable, safe_relative
+from lcsync.pieces import in_order
 from lcsync.text import human_bytes
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
@@ -75,8 +74,17 @@ def open_source(path: str | bytes, *, dir_fd: int | None = None, follow: bool = 
     raise SourceError(path=printable(path), reason=f"is a {kind}, not a file")
 
 
+def source_status(path: str | bytes) -> os.stat_result:
+    """The status of the regular file ``path``, without opening it; SourceError if there is none."""
+    with _source_errors(path):
+        info = os.stat(path)
+    if (kind := kind_of(info.st_mode)) != "file":
+        raise SourceError(path=printable(path), reason=f"is a {kind}, not a file")
+    return info
+
+
 def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable[[int], None] | None = None) -> Tree:
-    """Hash the ``length`` bytes of the open file, in two threads and a bounded amount of memory.
+    """Hash the ``length`` bytes of the open file, in a few threads; memory: 32 bytes a block, and their buffers.
 
     ``progress`` is called with the bytes done so far, in the calling thread; what it raises ends the reading.
     SourceError if the file has another length, or changes while it is read.
@@ -85,39 +93,24 @@ def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable
     changed = SourceError(path=fd_name(fd), reason="changed while it was read; run again")
     if before.length != length:
         raise changed
-    buffers = [memoryview(bytearray(min(READ_BYTES, length))) for _ in range(HASH_THREADS)]
+    step_bytes = max(STEP_BYTES, LANES_MAX * block_bytes)
+    leaves = np.empty((block_count(length, block_bytes), HASH_BYTES), np.uint8)
+    buffers: list[memoryview] = []
 
-    def work(offset: int) -> Hashes:
-        buffer = buffers.pop()
-        try:
-            piece = buffer[: length - offset]
-            if read_into(fd, piece, offset) < len(piece):
+    def work(piece: range) -> None:
+        buffer = buffers.pop() if buffers else memoryview(bytearray(min(step_bytes, length)))
+        for offset in range(piece.start, max(piece.stop, 1), step_bytes):
+            part = buffer[: length - offset]
+            if read_into(fd, part, offset) < len(part):
                 raise changed
-            return hash_leaves(piece, block_bytes)
-        finally:
-            buffers.append(buffer)
+            hashes = hash_leaves(part, block_bytes)
+            leaves[offset // block_bytes :][: len(hashes)] = hashes
+        buffers.append(buffer)
 
-    offsets = range(0, max(length, 1), READ_BYTES)
-    hashes: list[bytes] = []
-    pending: deque[Future[Hashes]] = deque()
-    with ExitStack() as stack:
-        if len(offsets) == 1:  # threads would cost more than they save
-            hashes.append(work(0).tobytes())
-        else:
-            pool = stack.enter_context(ThreadPoolExecutor(HASH_THREADS))
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            for offset in offsets:
-                pending.append(pool.submit(work, offset))
-                if len(pending) > HASH_THREADS:
-                    hashes.append(pending.popleft().result().tobytes())
-                    if progress:
-                        progress(len(hashes) * READ_BYTES)
-            hashes += (future.result().tobytes() for future in pending)
-    if progress:
-        progress(length)
+    in_order(work, length, max(READ_BYTES, step_bytes), lambda piece, _: progress and progress(piece.stop))
     if version(fd) != before:
         raise changed
-    return Tree(length, block_bytes, as_hashes(b"".join(hashes)))
+    return Tree(length, block_bytes, leaves)
 
 
 class Version(NamedTuple):
@@ -263,9 +256,11 @@ class Target:
     """A file that is built beside its destination and renamed over it when it is whole.
 
     ``path`` is the destination (below ``dir_fd``, if given: then it must be one plain name). The file starts with what
-    ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. ``need_bytes``, if the
-    caller knows better than "all that the old file does not bring", is what will newly be written, for the check of
-    free space. Use it as a context manager: leaving it without ``commit`` removes the temporary file.
+    ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. Where it can't, it starts
+    with ``else_fd``, if given: ``base_fd`` tells with which. ``go_on`` is called while data is copied, and may raise.
+    ``need_bytes``, if the caller knows better than "all that the old file does not bring", is what will newly be
+    written, for the check of free space. Use it as a context manager: leaving it without ``commit`` removes the
+    temporary file.
 
     DestinationError, DiskFull.
     """
@@ -281,6 +276,8 @@ class Target:
         *,
         dir_fd: int | None = None,
         need_bytes: int | None = None,
+        else_fd: int | None = None,
+        go_on: Callable[[], None] | None = None,
     ) -> None:
         folder, slash, name = os.fsencode(path).rpartition(b"/")
         if dir_fd is not None and slash:
@@ -295,7 +292,9 @@ class Target:
                 self._replaces = self._look_at_destination()
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 self.fd = os.open(self._temp, flags, 0o600, dir_fd=self._dir_fd)
-                self._start_from(old_fd, need_bytes)
+                shared = old_fd is not None and copying.clone(old_fd, self.fd)
+                self.base_fd = old_fd if shared or else_fd is None else else_fd
+                self._start_from(self.base_fd, shared, need_bytes, go_on)
         except BaseException:
             self.abort()
             raise
@@ -316,16 +315,17 @@ class Target:
             raise DestinationError(path=printable(self._path), reason=_in_the_way(kind))
         return here
 
-    def _start_from(self, old_fd: int | None, need_bytes: int | None) -> None:
-        old = os.fstat(old_fd) if old_fd is not None else None
+    def _start_from(
+        self, base_fd: int | None, shared: bool, need_bytes: int | None, go_on: Callable[[], None] | None
+    ) -> None:
+        old = os.fstat(base_fd) if base_fd is not None else None
         kept = min(old.st_size, self.length) if old else 0
-        shared = old_fd is not None and _clone(old_fd, self.fd)
         self._check_space(
             (self.length - kept if need_bytes is None else need_bytes)
             + (0 if shared or not old else min(old.st_blocks * 512, kept))
         )
-        if old_fd is not None and not shared:
-            _copy_data(old_fd, self.fd, kept)
+        if base_fd is not None and not shared:
+            copying.copy_data(base_fd, self.fd, kept, go_on)
         os.ftruncate(self.fd, self.length)
         # One mark for each granule that may hold data; the rest are holes. The file system is not asked (SEEK_DATA):
         # some FUSE ones answer without what waits in the page cache.
@@ -359,7 +359,7 @@ class Target:
             return
         self._touch(offset, len(flat))
         with _destination_errors(self._path):
-            _write_all(self.fd, flat.data, offset)
+            copying.write_all(self.fd, flat.data, offset)
 
     def read_at(self, length: int, offset: int) -> bytes:
         """``length`` bytes at ``offset``; fewer only at the end of the file."""
@@ -376,12 +376,12 @@ class Target:
         self._touch(dst_offset, length)
         with _destination_errors(self._path):
             if abs(src_offset - dst_offset) >= length:
-                _copy_range(self.fd, self.fd, src_offset, dst_offset, length)
+                copying.copy_range(self.fd, self.fd, src_offset, dst_offset, length)
                 return
             starts = range(0, length, READ_BYTES)
             for start in starts if dst_offset < src_offset else reversed(starts):
                 piece = self.read_at(min(READ_BYTES, length - start), src_offset + start)
-                _write_all(self.fd, memoryview(piece), dst_offset + start)
+                copying.write_all(self.fd, memoryview(piece), dst_offset + start)
 
     def commit(self, mode: int | None, mtime_ns: int | None) -> None:
         """Put the file in its place, durably: on return it survives a power cut.
@@ -429,59 +429,47 @@ class Target:
         self.abort()
 
 
+class InPlace:
+    """The file open as ``old_fd``, being changed where it is: what is written is there at once, and for good.
+
+    Use it as a Target; ``write_at`` may be called from several threads. DestinationError, DiskFull.
+    """
+
+    def __init__(self, path: str | bytes, old_fd: int, length: int) -> None:
+        self._path = path
+        self.length = length
+        self._old_length = os.fstat(old_fd).st_size
+        with _destination_errors(path):
+            self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDWR | os.O_CLOEXEC)
+
+    def write_at(self, data: Buffer, offset: int) -> None:
+        """Write all of ``data``. Zeros become a hole where the file system can."""
+        flat = np.frombuffer(data, np.uint8)
+        if not flat.any() and (offset >= self._old_length or copying.punch_hole(self.fd, offset, len(flat))):
+            return
+        with _destination_errors(self._path):
+            copying.write_all(self.fd, flat.data, offset)
+
+    def commit(self, mode: int | None, mtime_ns: int | None) -> None:
+        """Give the file its length, and make all durable; arguments as for a Target."""
+        with _destination_errors(self._path):
+            os.ftruncate(self.fd, self.length)
+            if mode is not None:
+                os.fchmod(self.fd, mode & 0o777)
+            if mtime_ns is not None:
+                os.utime(self.fd, ns=(os.fstat(self.fd).st_atime_ns, mtime_ns))
+            os.fsync(self.fd)
+
+    def __enter__(self) -> InPlace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+
+
 # --- how ---
-
-
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
-    """Write all of ``view``, in as many calls as it takes."""
-    while view:
-        n = os.pwrite(fd, view, offset)
-        view = view[n:]
-        offset += n
-
-
-def _clone(src_fd: int, dst_fd: int) -> bool:
-    """Share all blocks of one file with an empty one, where the file system can."""
-    try:
-        fcntl.ioctl(dst_fd, FICLONE, src_fd)
-    except OSError:
-        return False
-    return True
-
-
-def _copy_data(src_fd: int, dst_fd: int, stop: int) -> None:
-    """Copy what is not a hole, up to ``stop``."""
-    end = 0
-    while end < stop:
-        try:
-            start = os.lseek(src_fd, end, os.SEEK_DATA)
-            end = min(os.lseek(src_fd, start, os.SEEK_HOLE), stop)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
-                return
-            start, end = end, stop  # cannot tell: all of it is data
-        if start < end:
-            _copy_range(src_fd, dst_fd, start, start, end - start)
-
-
-def _copy_range(src_fd: int, dst_fd: int, src_offset: int, dst_offset: int, length: int) -> None:
-    """Copy in the kernel where it can (shared blocks, server-side copies), else through memory."""
-    while length:
-        try:
-            n = os.copy_file_range(src_fd, dst_fd, min(length, COPY_BYTES), src_offset, dst_offset)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
-                raise
-            n = 0
-        if not n:
-            piece = os.pread(src_fd, min(length, READ_BYTES), src_offset)
-            if not piece:
-                return  # the source became shorter; whoever hashed it will see that
-            _write_all(dst_fd, memoryview(piece), dst_offset)
-            n = len(piece)
-        src_offset += n
-        dst_offset += n
-        length -= n
 
 
 def _sync_folder(fd: int) -> None:

@@ -8,9 +8,11 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lcsync import files, listing, merkle
+from lcsync.cache import TreeCache
 from lcsync.const import INLINE_BYTES_MAX, SEGMENT_BYTES, SEGMENT_CACHE
 from lcsync.errors import SourceError, UsageError
 from lcsync.listing import Entry
@@ -59,11 +61,18 @@ class Index:
     """Names and what is behind them.
 
     What of a folder can't be read is said in ``skipped`` and does not stop the rest. ``before``
-    is an older index of the same names, from which unchanged files are taken.
+    is an older index of the same names, and ``cache`` the index on disk, from which unchanged files are taken.
     """
 
-    def __init__(self, block_bytes: int, progress: Progress | None = None, before: Index | None = None) -> None:
+    def __init__(
+        self,
+        block_bytes: int,
+        progress: Progress | None = None,
+        before: Index | None = None,
+        cache: TreeCache | None = None,
+    ) -> None:
         self.block_bytes = block_bytes
+        self.cache = cache or TreeCache(None)
         self.progress = progress
         self.items: list[Item] = []
         self.skipped: list[str] = []
@@ -93,7 +102,7 @@ class Index:
 
     def again(self) -> Index:
         """A new index of the same names: changed files are hashed, the others keep their trees."""
-        fresh = Index(self.block_bytes, self.progress, self)
+        fresh = Index(self.block_bytes, self.progress, self, self.cache)
         for name, path in self.given:
             try:
                 fresh.add(name, path)
@@ -112,12 +121,13 @@ class Index:
         for base in names:
             below, title = os.path.join(path, base), name + b"/" + base
             try:
-                mode = os.lstat(below).st_mode
+                status = os.lstat(below)
+                mode = status.st_mode
                 if stat.S_ISDIR(mode):
                     for e in self._folder(title, below):
                         entries.append(Entry(base + b"/" + e.path, e.length, e.mode, e.mtime_ns, e.top, e.inline))
                 elif stat.S_ISREG(mode):
-                    item = self._file(title, below)
+                    item = self._file(title, below, status)
                     self._put(item)
                     top = item.tree.nodes[-1].tobytes()
                     entries.append(Entry(base, item.tree.length, item.mode, item.mtime_ns, top, item.inline))
@@ -137,19 +147,28 @@ class Index:
         self._put(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, files.version_of(info), data))
         return entries
 
-    def _file(self, name: bytes, path: bytes) -> Item:
+    def _file(self, name: bytes, path: bytes, status: os.stat_result | None = None) -> Item:
         old = self._before.get(name)
         if old and old.kind is Content.FILE and old.path == path and not old.looks_changed():
             return old
         try:
-            return self._read(name, path, old)
+            return self._known(name, path, old, status) or self._read(name, path, old)
         except SourceError:
             if old is None or old.kind is not Content.FILE or not os.path.lexists(path):
                 raise
             old.changed = True  # being written to just now: stays unsent, and is read again later
             return old
 
+    def _known(self, name: bytes, path: bytes, old: Item | None, status: os.stat_result | None) -> Item | None:
+        """A file that the index on disk knows is not even opened."""
+        with suppress(OSError):
+            info = status or os.stat(path)
+            if stat.S_ISREG(info.st_mode) and (known := self.cache.get(files.version_of(info), self.block_bytes)):
+                return self._item(name, path, known.tree, info, known.inline, old)
+        return None
+
     def _read(self, name: bytes, path: bytes, old: Item | None) -> Item:
+        looked_ns = time.time_ns()
         with files.closing(files.open_source(path)) as fd:
             info = os.fstat(fd)
             seen = files.version_of(info)
@@ -162,7 +181,14 @@ class Index:
             data = os.pread(fd, INLINE_BYTES_MAX, 0) if seen.length <= INLINE_BYTES_MAX else None
         if data is not None and merkle.hash_leaves(data, self.block_bytes).tobytes() != tree.leaves.tobytes():
             raise SourceError(path=printable(path), reason="changed while it was read; run again")
+        self.cache.put(seen, tree, data, looked_ns)
+        return self._item(name, path, tree, info, data, old)
+
+    def _item(
+        self, name: bytes, path: bytes, tree: Tree, info: os.stat_result, data: bytes | None, old: Item | None
+    ) -> Item:
         mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
+        seen = files.version_of(info)
         return Item(name, path, tree, Content.FILE, mode, mtime_ns, self._serial(old), seen, data)
 
     @staticmethod

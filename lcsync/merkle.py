@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcsync._blake2s import hash_blocks, hash_nodes, hash_top
-from lcsync.const import HASH_BYTES, PERSON_LEAF, PERSON_ROOT, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.const import (
+    HASH_BYTES,
+    PERSON_LEAF,
+    PERSON_ROOT,
+    ROWS_AT_ONCE,
+    SEGMENT_BYTES,
+    SEGMENTS_AT_ONCE,
+    SPLIT_NODES_MAX,
+)
 
 Hashes = NDArray[np.uint8]
 
@@ -71,10 +79,14 @@ def block_count(length: int, block_bytes: int) -> int:
 
 def segment_hashes(leaves: Hashes, block_bytes: int) -> Hashes:
     """Merkle roots of each run of blocks that make up a segment: ``(m, 32)``."""
-    nodes = leaves
-    for _ in range((SEGMENT_BYTES // block_bytes).bit_length() - 1):
-        nodes = parents(nodes)
-    return nodes
+    per = SEGMENT_BYTES // block_bytes
+    out = []
+    for first in range(0, len(leaves), per * SEGMENTS_AT_ONCE):  # else half as much memory again as the leaves take
+        nodes = leaves[first : first + per * SEGMENTS_AT_ONCE]
+        for _ in range(per.bit_length() - 1):
+            nodes = parents(nodes)
+        out.append(nodes)
+    return np.concatenate(out) if len(out) > 1 else out[0]
 
 
 def split_level(segments: int) -> int:
@@ -96,6 +108,8 @@ class Tree:
     @cached_property
     def nodes(self) -> list[Hashes]:
         """Levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top."""
+        if len(self.leaves) == 1:  # most files: their block is their top
+            return [self.leaves]
         return levels(segment_hashes(self.leaves, self.block_bytes))
 
     @property
@@ -116,3 +130,35 @@ class Tree:
 def node_span(level: int, index: int, segments: int) -> range:
     """The segments under node ``index`` of ``level``."""
     return range(index << level, min((index + 1) << level, segments))
+
+
+def runs(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """First and past-the-last index of each run of true ``marks``: ``(k, 2)``."""
+    if not len(marks):
+        return np.zeros((0, 2), np.int64)
+    edges = np.flatnonzero(marks[1:] != marks[:-1]) + 1
+    ends = ([0] if marks[0] else [], edges, [len(marks)] if marks[-1] else [])
+    return np.concatenate(ends).astype(np.int64).reshape(-1, 2)
+
+
+def differing(old: Tree, new: Tree) -> NDArray[np.int64]:
+    """The runs of blocks of ``new`` that ``old`` has not in the same place, as ``runs`` tells them.
+
+    Blocks are looked at only in segments that differ, so trees of mostly equal content cost next to nothing.
+    """
+    per = SEGMENT_BYTES // new.block_bytes
+    common = min(len(old.leaves), len(new.leaves))
+    segments = min(len(old.outline), len(new.outline))
+    changed = np.zeros(len(new.leaves), bool)
+    changed[common:] = True
+    for first, last in runs(_unlike(old.outline[:segments], new.outline[:segments])).tolist():
+        for at in range(first * per, min(last * per, common), ROWS_AT_ONCE):
+            part = slice(at, min(at + ROWS_AT_ONCE, last * per, common))
+            changed[part] = _unlike(old.leaves[part], new.leaves[part])
+    return runs(changed)
+
+
+def _unlike(a: Hashes, b: Hashes) -> NDArray[np.bool_]:
+    """Which rows differ: compared as four words each, and the four answers as one."""
+    words: NDArray[np.bool_] = np.ascontiguousarray(a).view(np.uint64) != np.ascontiguousarray(b).view(np.uint64)
+    return words.view(np.uint32)[:, 0].astype(bool)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import select
 import socket
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from lcsync import _udp, group, net
 from lcsync._wire import Batch
+from lcsync.cache import TreeCache
 from lcsync.const import CHECK_FILE_S, HEAR_S, LOOK_PART, MALI_S, SCOPES, STARTUP_NAMES, TICK_S
 from lcsync.errors import Error, NoPrivilege, UsageError
 from lcsync.group import Kind
@@ -53,6 +55,7 @@ class Options:
     mld: bool | None = None  # None: where the listener may be opened
     listener: str = "both"
     role: Role = ROLE
+    cache: TreeCache | None = None
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -74,20 +77,25 @@ class Server:
         self._looked_for_s = 0.0  # how long the last look at the files took
         self._asked = False  # a manifest was asked for since then
         self._closing = False
+        gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
         except BaseException:
             self.close()
             raise
+        finally:
+            gc.enable()
+            gc.freeze()
 
     def _open(self, paths: Sequence[tuple[bytes, bytes]]) -> None:
         options = self.options
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
-        self.index = Index(options.block_bytes, self._go_on)
+        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
         for name, path in paths:
             self.index.add(name, path)
+        self.index.cache.flush()
         for line in self.index.skipped:
             self.options.say(line)
         now = time.monotonic()
@@ -254,6 +262,7 @@ class Server:
         try:
             return index.again() if index.looks_changed() else None
         finally:
+            index.cache.flush()
             self._looked_for_s = time.monotonic() - started
 
     def _renew(self, fresh: Index, now: float) -> None:
@@ -319,7 +328,7 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
 
 def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
     """What would be shared, a line for each name."""
-    index = Index(options.block_bytes)
+    index = Index(options.block_bytes, cache=options.cache)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:

@@ -92,6 +92,8 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     folder = Path(tempfile.mkdtemp(prefix="lcsync-test-"))
     patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(folder))
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # the index of whoever runs the tests is left alone
+    (folder / "cache").mkdir()
     tempfile.tempdir = None
     yield folder
     patch.undo()

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lcsync
+from lcsync.compare import tree_runs
 from lcsync.errors import DestinationError, SourceError, UsageError
-from lcsync.local import Summary, differing, sync
+from lcsync.local import Summary, sync
 from lcsync.merkle import Tree, hash_leaves
 
 BLOCK = 1024
@@ -119,8 +120,8 @@ def test_one_changed_byte_writes_one_block(pair: tuple[Path, Path]) -> None:
         (99 * BLOCK, BLOCK + 7),  # grown by whole blocks
         (99 * BLOCK + 3, BLOCK + 7),  # and the last, short block of the old one is another
         (100 * BLOCK + 6, 7),
-        (101 * BLOCK, 7),  # shrunk within a block
-        (400 * BLOCK, 7),
+        (101 * BLOCK, 0),  # what is only cut off is not written
+        (400 * BLOCK, 0),
     ],
 )
 def test_grown_and_shrunk_files(pair: tuple[Path, Path], old_size: int, written: int) -> None:
@@ -160,6 +161,77 @@ def test_holes_of_a_new_file_stay_holes(tmp_path: Path) -> None:
     sync(str(a), str(tmp_path / "b"))
     assert (tmp_path / "b").stat().st_size == 96 * MIB
     assert (tmp_path / "b").stat().st_blocks * 512 < 2 * MIB
+
+
+def test_in_place_only_what_differs_is_written(pair: tuple[Path, Path]) -> None:
+    a, b = pair
+    os.link(b, b.parent / "hard")
+    data = bytearray(a.read_bytes())
+    data[50 * BLOCK] ^= 1
+    for old in (data, data[: 70 * BLOCK + 1], data + b"more", b""):
+        b.write_bytes(old)
+        inode = b.stat().st_ino
+        expected = run(a, b, dry_run=True).bytes_written
+        assert run(a, b, inplace=True).bytes_written == expected
+        assert b.read_bytes() == a.read_bytes()
+        assert (b.stat().st_ino, (b.parent / "hard").read_bytes()) == (inode, a.read_bytes())
+    assert run(a, b, inplace=True).files_changed == 0
+
+
+def test_in_place_holes_stay_holes(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    with a.open("wb") as f:
+        f.write(noise(MIB))
+        f.truncate(32 * MIB)
+    b.write_bytes(noise(16 * MIB, 2))
+    sync(str(a), str(b), inplace=True)
+    assert b.read_bytes() == a.read_bytes()
+    assert b.stat().st_blocks * 512 < 2 * MIB
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_large_files_are_compared_in_threads(tmp_path: Path, inplace: bool) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    data = noise(21 * MIB + 11)
+    a.write_bytes(data)
+    for changed in ([], [0], [5 * MIB, 9 * MIB, 21 * MIB], list(range(0, len(data), 100_000))):
+        old = bytearray(data)
+        for at in changed:
+            old[at] ^= 1
+        b.write_bytes(old)
+        done: list[tuple[int, int]] = []
+        summary = sync(str(a), str(b), inplace=inplace, progress=lambda *at, to=done: to.append(at))
+        blocks = {at // 16384 for at in changed}
+        assert summary.bytes_written == sum(min(16384, len(data) - block * 16384) for block in blocks)
+        assert b.read_bytes() == data
+        assert done == sorted(done) and done[-1] == (len(data), len(data))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_size_and_a_copied_time_say_equal(pair: tuple[Path, Path]) -> None:
+    a, b = pair
+    b.write_bytes(b"old")
+    assert run(a, b, preserve_times=True).files_unread == 0
+    assert counts(again := run(a, b)) == (1, 0, 100 * BLOCK + 7, 0) and again.files_unread == 1
+    assert run(a, b, ignore_times=True).files_unread == 0
+    b.write_bytes(noise(100 * BLOCK + 7, 2))  # a time that was not copied
+    os.utime(a, ns=(b.stat().st_mtime_ns, b.stat().st_mtime_ns))
+    assert run(a, b).files_changed == 1
+
+
+def test_a_source_cut_short_meanwhile_is_an_error(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for inplace in (False, True):
+        a.write_bytes(noise(30 * MIB))
+        b.write_bytes(noise(30 * MIB, 2))
+
+        def cut(here: int, total: int) -> None:
+            os.truncate(a, 10 * MIB)
+
+        with pytest.raises(SourceError, match="changed while it was read"):
+            sync(str(a), str(b), inplace=inplace, progress=cut)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+        assert inplace or b.read_bytes() == noise(30 * MIB, 2)
 
 
 def test_a_dry_run_tells_and_writes_nothing(pair: tuple[Path, Path]) -> None:
@@ -445,7 +517,7 @@ def test_the_runs_that_differ_are_exact(old: bytes, new: bytes, block_bytes: int
     def cut(data: bytes) -> Tree:
         return Tree(len(data), block_bytes, hash_leaves(data, block_bytes))
 
-    runs = list(differing(cut(old), cut(new)))
+    runs = tree_runs(cut(old), cut(new)).tolist()
     result = bytearray(old[: len(new)].ljust(len(new), b"\0"))
     for offset, length in runs:
         assert length > 0

@@ -763,7 +763,7 @@ def test_options_of_the_filter_mean_the_filter() -> None:
     tracker = choice.create(1, 0.0)
     assert tracker.name == "bloom"
     assert "its options were given" in choice.why(tracker)
-    with pytest.raises(ValueError, match="--bloom-fp.* are for --tracker bloom, not tree"):
+    with pytest.raises(ValueError, match=r"--bloom-fp.* are for --tracker bloom, not tree"):
         Choice("tree", options={"fp_rate": 1e-4}).create(1, 0.0)
 
 

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The index on disk: trees of files that have not changed, so that those need not be read again.
+
+An entry is taken only for the very version of a file that it was made of (device, inode, size, mtime, ctime), and only
+if its checksum is right. Nothing here can be lost that is not made again from the files, so every failure ends in a
+warning and a new index, or in none.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2s
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import NamedTuple
+
+from lcsync.const import (
+    CLOCK_COARSE_NS,
+    CLOCK_STEP_NS,
+    HASH_BYTES,
+    INDEX_APPLICATION_ID,
+    INDEX_BUSY_S,
+    INDEX_BYTES_MAX,
+    INDEX_CACHE_KIB,
+    INDEX_FLUSH_ROWS,
+    INDEX_FLUSH_S,
+    INDEX_VERSION,
+    LEAVES_ROW_BYTES,
+    LEAVES_SHORT_BYTES,
+)
+from lcsync.files import Version, kind_of
+from lcsync.merkle import Tree, as_hashes, block_count, hash_leaves
+from lcsync.paths import printable
+
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS tree(
+    file BLOB PRIMARY KEY, version BLOB, inline BLOB, leaves BLOB, parts INTEGER, checksum BLOB, used INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS part(file BLOB, number INTEGER, leaves BLOB, PRIMARY KEY(file, number));
+CREATE TABLE IF NOT EXISTS same(files BLOB PRIMARY KEY, versions BLOB, used INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tree_used ON tree(used);
+PRAGMA application_id = {INDEX_APPLICATION_ID};
+PRAGMA user_version = {INDEX_VERSION};
+COMMIT;
+"""
+UNUSABLE = ("locked", "readonly", "full", "unable to open")  # what SQLite says of a file that need not be broken
+DAY_S = 86400
+Row = tuple[bytes, bytes, bytes | None, bytes, int, bytes, int]
+
+
+class Known(NamedTuple):
+    """What the index has of a file: its tree, and the content if it travels in the manifest."""
+
+    tree: Tree
+    inline: bytes | None
+
+
+def default_path() -> str:
+    """Where the index is unless told: in the user's cache directory."""
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lcsync", "index.sqlite"))
+
+
+class TreeCache:
+    """The index at ``path``, a new one if there is none; None: nothing is kept.
+
+    ``say`` gets warnings. May be used from several threads. Call ``close``, or use it as a context manager.
+    """
+
+    def __init__(
+        self, path: str | None, say: Callable[[str], None] = lambda line: None, bytes_max: int = INDEX_BYTES_MAX
+    ) -> None:
+        self.path = path
+        self.bytes_max = bytes_max
+        self._say = say
+        self._today = int(time.time()) // DAY_S
+        self._lock = RLock()
+        self._db: sqlite3.Connection | None = None
+        self._rows: list[tuple[Row, list[bytes]]] = []
+        self._same: list[tuple[bytes, bytes, int]] = []
+        self._used: list[tuple[int, bytes]] = []
+        self._pending_bytes = 0
+        self._flush_at = 0.0
+        if path is not None:
+            with self._trouble():
+                self._open(path)
+
+    # --- what is known ---
+
+    def get(self, version: Version, block_bytes: int) -> Known | None:
+        """The tree of the file that has this version."""
+        with self._lock:
+            if self._db is None:
+                return None
+            try:
+                return self._get(self._db, version, block_bytes)
+            except sqlite3.DatabaseError as error:
+                self._failed(error)
+        return None
+
+    def _get(self, db: sqlite3.Connection, version: Version, block_bytes: int) -> Known | None:
+        file, seen = _file(version, block_bytes), _version(version)
+        row = db.execute(
+            "SELECT inline, leaves, parts, checksum, used FROM tree WHERE file = ? AND version = ?", (file, seen)
+        ).fetchone()
+        if row is None:
+            return None
+        inline, leaves, parts, checksum, used = row
+        if parts:
+            found = db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
+            leaves = b"".join(part for (part,) in found)
+        if len(leaves) == block_count(version.length, block_bytes) * HASH_BYTES:
+            tree = Tree(version.length, block_bytes, as_hashes(leaves))
+            if checksum == _checksum(file, seen, tree, inline):
+                if used != self._today:
+                    self._used.append((self._today, file))
+                return Known(tree, inline)
+        raise sqlite3.DatabaseError("an entry is not what its checksum says")
+
+    def put(self, version: Version, tree: Tree, inline: bytes | None, looked_ns: int) -> None:
+        """Keep the tree of a file. ``looked_ns``: the time before its first byte was read."""
+        if not settled(version, looked_ns):
+            return
+        if inline is not None and hash_leaves(inline, tree.block_bytes).tobytes() != tree.leaves.tobytes():
+            return
+        with self._lock:
+            if self._db is None:
+                return
+            file, seen = _file(version, tree.block_bytes), _version(version)
+            size = tree.leaves.nbytes
+            if size > self.bytes_max // 2:
+                return
+            flat = tree.leaves.reshape(-1)
+            starts = range(0, size, LEAVES_ROW_BYTES) if size > LEAVES_SHORT_BYTES else ()
+            parts = [flat[at : at + LEAVES_ROW_BYTES].tobytes() for at in starts]
+            leaves = b"" if parts else flat.tobytes()
+            row = (file, seen, inline, leaves, len(parts), _checksum(file, seen, tree, inline), self._today)
+            self._rows.append((row, parts))
+            self._pend(size)
+
+    def same(self, a: Version, b: Version) -> bool:
+        """Whether two files, of these versions, were found to have the same content."""
+        with self._lock, self._trouble():
+            if self._db is None:
+                return False
+            row = self._db.execute("SELECT versions FROM same WHERE files = ?", (_files(a, b),)).fetchone()
+            return row is not None and row[0] == _checked_versions(a, b)
+        return False
+
+    def put_same(self, a: Version, b: Version, looked_ns: int) -> None:
+        """Keep that two files have the same content. ``looked_ns``: the time before they were compared."""
+        if settled(a, looked_ns) and settled(b, looked_ns):
+            with self._lock:
+                if self._db is not None:
+                    self._same.append((_files(a, b), _checked_versions(a, b), self._today))
+                    self._pend(100)
+
+    # --- on disk ---
+
+    def _pend(self, size: int) -> None:
+        now = time.monotonic()
+        if not self._pending_bytes:
+            self._flush_at = now + INDEX_FLUSH_S
+        self._pending_bytes += size
+        many = len(self._rows) + len(self._same) >= INDEX_FLUSH_ROWS or self._pending_bytes > LEAVES_ROW_BYTES
+        if many or now >= self._flush_at:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept in memory, in one transaction."""
+        with self._lock, self._trouble():
+            rows, same, used = self._rows, self._same, self._used
+            self._rows, self._same, self._used, self._pending_bytes = [], [], [], 0
+            if self._db is None or not (rows or same or used):
+                return
+            with self._transaction(self._db) as db:
+                db.executemany("DELETE FROM part WHERE file = ?", [(row[0],) for row, _ in rows])
+                db.executemany("REPLACE INTO tree VALUES (?, ?, ?, ?, ?, ?, ?)", [row for row, _ in rows])
+                for row, parts in rows:
+                    db.executemany(
+                        "INSERT INTO part VALUES (?, ?, ?)", ((row[0], i, part) for i, part in enumerate(parts))
+                    )
+                db.executemany("REPLACE INTO same VALUES (?, ?, ?)", same)
+                db.executemany("UPDATE tree SET used = ? WHERE file = ?", used)
+            self._make_room(self._db)
+
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        """The entries that were not used for longest go, an eighth of all at a time."""
+        while _bytes_in_use(db) > self.bytes_max:
+            with self._transaction(db):
+                db.execute("DELETE FROM same WHERE files IN (SELECT files FROM same ORDER BY used LIMIT 1 + "
+                           "(SELECT count(*) FROM same) / 8)")  # fmt: skip
+                db.execute("DELETE FROM tree WHERE file IN (SELECT file FROM tree ORDER BY used LIMIT 1 + "
+                           "(SELECT count(*) FROM tree) / 8)")  # fmt: skip
+                db.execute("DELETE FROM part WHERE file NOT IN (SELECT file FROM tree)")
+            if not db.execute("SELECT count(*) FROM tree").fetchone()[0]:
+                return
+
+    @staticmethod
+    @contextmanager
+    def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+
+    def _open(self, path: str) -> None:
+        folder = os.path.dirname(path) or "."
+        with suppress(FileExistsError):
+            os.makedirs(folder, mode=0o700)
+        # it holds the content of small files, so it is for its owner alone
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+        try:
+            mode = os.fstat(fd).st_mode
+        finally:
+            os.close(fd)
+        if not stat.S_ISREG(mode):
+            raise OSError(None, f"is a {kind_of(mode)}, not a file")
+        db = sqlite3.connect(path, timeout=INDEX_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                if db.execute("PRAGMA application_id").fetchone()[0] != INDEX_APPLICATION_ID:
+                    raise sqlite3.DatabaseError("is not an index of lcsync")
+                if (found := db.execute("PRAGMA user_version").fetchone()[0]) != INDEX_VERSION:
+                    raise sqlite3.DatabaseError(f"is of version {found}, not {INDEX_VERSION}")
+            else:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(SCHEMA)
+            db.execute(f"PRAGMA cache_size = -{INDEX_CACHE_KIB}")
+            db.execute("PRAGMA synchronous = NORMAL")  # a power cut costs the last entries, never the file
+            db.execute("SELECT used FROM tree LIMIT 1").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """A broken index is set aside and made anew; one that can't be used is done without. Both are said."""
+        self._drop()
+        reason = str(error.strerror or error).lower() if isinstance(error, OSError) else str(error)
+        unusable = isinstance(error, OSError) or (
+            isinstance(error, sqlite3.OperationalError) and any(word in reason for word in UNUSABLE)
+        )
+        if not unusable:
+            self._set_aside(reason)
+        elif "locked" in reason:
+            self._warn("in use by another program; going on without it")
+        else:
+            self._warn(f"{reason}; going on without it")
+
+    def _set_aside(self, reason: str) -> None:
+        assert self.path is not None
+        aside = f"{self.path}.aside-{time.time_ns()}"
+        try:
+            os.rename(self.path, aside)
+            for tail in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    os.rename(self.path + tail, aside + tail)
+            self._warn(f"{reason}; set aside as {printable(os.path.basename(aside))}, and a new one begun")
+            self._open(self.path)
+        except (OSError, sqlite3.Error) as error:
+            self._drop()
+            self._warn(f"{error}; going on without it")
+
+    def _warn(self, what: str) -> None:
+        self._say(f"index {printable(self.path or '')}: {what}")
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        self.flush()
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> TreeCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def settled(version: Version, looked_ns: int) -> bool:
+    """Whether a change after ``looked_ns`` must give the file another version: its last one was a clock step ago."""
+    last = max(version.mtime_ns, version.ctime_ns)
+    coarse = version.ctime_ns % 1_000_000_000 == 0
+    return last < looked_ns - (CLOCK_COARSE_NS if coarse else CLOCK_STEP_NS)
+
+
+def _file(version: Version, block_bytes: int) -> bytes:
+    return b"%d %d %d" % (version.device, version.inode, block_bytes)
+
+
+def _version(version: Version) -> bytes:
+    return b"%d %d %d" % (version.length, version.mtime_ns, version.ctime_ns)
+
+
+def _files(a: Version, b: Version) -> bytes:
+    return _file(a, 0) + b" " + _file(b, 0)
+
+
+def _checked_versions(a: Version, b: Version) -> bytes:
+    both = _version(a) + b" " + _version(b)
+    return both + blake2s(_files(a, b) + b" " + both, digest_size=16).digest()
+
+
+def _checksum(file: bytes, version: bytes, tree: Tree, inline: bytes | None) -> bytes:
+    """Over all of an entry: the root stands for the leaves."""
+    return blake2s(b"%b %b %b %b" % (file, version, tree.root, inline or b""), digest_size=16).digest()
+
+
+def _bytes_in_use(db: sqlite3.Connection) -> int:
+    pages, free, size = (
+        db.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

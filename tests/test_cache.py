@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""The index on disk: what it knows, and that nothing that befalls its file gives a wrong tree or ends the program."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcsync import cache as module
+from lcsync import files
+from lcsync.cache import TreeCache, settled
+from lcsync.files import Version
+from lcsync.index import Index
+from lcsync.local import sync
+from lcsync.merkle import Tree, hash_leaves
+
+BLOCK = 1024
+LATER_NS = 1 << 62
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+def tree_of(data: bytes) -> Tree:
+    return Tree(len(data), BLOCK, hash_leaves(data, BLOCK))
+
+
+def version(number: int, length: int) -> Version:
+    return Version(length, 10**18 + number, 10**18 + number, 2**64 - number, 2**64 - 1)
+
+
+def old_file(path: Path, data: bytes) -> Path:
+    """A file that was last changed long enough ago."""
+    path.write_bytes(data)
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    while not settled(files.version_of(path.stat()), time.time_ns()):
+        time.sleep(0.01)
+    return path
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def fill(path: Path, count: int = 20) -> dict[Version, bytes]:
+    """An index of so many files; by version, the root of each."""
+    known = {}
+    with TreeCache(str(path)) as cache:
+        for i in range(1, count + 1):
+            data = noise(i * 5000, i) if i > 2 else noise(i, i)
+            cache.put(version(i, len(data)), tree_of(data), data if len(data) < 900 else None, LATER_NS)
+            known[version(i, len(data))] = tree_of(data).root
+    return known
+
+
+def check(path: Path, known: dict[Version, bytes], said: list[str]) -> int:
+    """How many of the trees an index still knows; all of them are right, and it takes new ones."""
+    count = 0
+    with TreeCache(str(path), said.append) as cache:
+        for each, root in known.items():
+            found = cache.get(each, BLOCK)
+            count += found is not None
+            assert found is None or found.tree.root == root
+    return count
+
+
+def test_what_was_put_is_there_after_a_restart(tmp_path: Path, said: list[str]) -> None:
+    known = fill(tmp_path / "deep" / "index")
+    assert check(tmp_path / "deep" / "index", known, said) == 20 and not said
+    assert (tmp_path / "deep" / "index").stat().st_mode & 0o777 == 0o600
+    with TreeCache(str(tmp_path / "deep" / "index")) as cache:
+        found = cache.get(version(1, 1), BLOCK)
+        assert found and found.inline == noise(1, 1)
+        assert cache.get(version(1, 1), 2 * BLOCK) is None
+        for other in (
+            version(1, 1)._replace(length=2), version(1, 1)._replace(mtime_ns=5), version(1, 1)._replace(ctime_ns=5),
+            version(1, 1)._replace(inode=5), version(1, 1)._replace(device=5),
+        ):  # fmt: skip
+            assert cache.get(other, BLOCK) is None
+
+
+def test_many_leaves_stand_in_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVES_ROW_BYTES", 1000)
+    monkeypatch.setattr(module, "LEAVES_SHORT_BYTES", 500)
+    known = fill(tmp_path / "index")
+    assert check(tmp_path / "index", known, []) == 20
+    known |= fill(tmp_path / "index")  # the same again replaces them
+    assert check(tmp_path / "index", known, []) == 20
+
+
+def test_a_file_that_may_still_change_unseen_is_not_kept(tmp_path: Path) -> None:
+    now = 10**18
+    fine = version(0, 1)._replace(mtime_ns=now - 60_000_001, ctime_ns=now - 60_000_001)
+    assert settled(fine, now)
+    assert not settled(fine._replace(ctime_ns=now - 10_000_001), now)
+    assert not settled(fine._replace(mtime_ns=now + 1), now)
+    assert not settled(fine._replace(ctime_ns=now - 1_000_000_000), now)  # whole seconds: a coarse clock
+    with TreeCache(str(tmp_path / "index")) as cache:
+        cache.put(fine, tree_of(b"x"), b"x", fine.ctime_ns)
+        cache.flush()
+        assert cache.get(fine, BLOCK) is None
+
+
+def test_content_that_is_not_the_trees_is_not_kept(tmp_path: Path) -> None:
+    with TreeCache(str(tmp_path / "index")) as cache:
+        cache.put(version(1, 1), tree_of(b"x"), b"y", LATER_NS)
+        cache.flush()
+        assert cache.get(version(1, 1), BLOCK) is None
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def zero_the_middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:-4096] = bytes(len(data) - 8192)
+    path.write_bytes(data)
+
+
+def other_version(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE tree(photo)")
+    db.close()
+
+
+def text(path: Path) -> None:
+    path.write_text("not a data base\n" * 1000)
+
+
+def no_table(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE tree")
+    db.close()
+
+
+def wrong_leaves(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE tree SET leaves = zeroblob(length(leaves))")
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "harm", [truncate, empty, zero, zero_the_middle, other_version, foreign, text, no_table, wrong_leaves]
+)
+def test_a_broken_or_foreign_file_is_set_aside(tmp_path: Path, said: list[str], harm: Callable[[Path], None]) -> None:
+    path = tmp_path / "index"
+    known = fill(path)
+    harm(path)
+    harmed = path.read_bytes()
+    assert check(path, known, said) == 0
+    aside = [each for each in tmp_path.iterdir() if ".aside-" in each.name and not each.name.endswith(("-wal", "-shm"))]
+    if harm is empty:
+        assert not aside and not said  # as good as new
+    else:
+        assert len(said) == 1 and "set aside as index.aside-" in said[0]
+        assert len(aside) == 1 and (aside[0].read_bytes() == harmed or harm is zero_the_middle)
+    said.clear()
+    assert check(path, fill(path), said) == 20 and not said
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    known = fill(path, 4)
+    sound = path.read_bytes()
+    for at in range(0, len(sound), 41):
+        for each in tmp_path.iterdir():
+            each.unlink()
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 0x41]) + sound[at + 1 :])
+        check(path, known, [])
+
+
+def test_in_use_by_another_program(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INDEX_BUSY_S", 0.05)
+    path = tmp_path / "index"
+    known = fill(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with TreeCache(str(path), said.append) as cache:
+        each = next(iter(known))
+        assert cache.get(each, BLOCK) is not None  # reading goes on
+        cache.put(version(99, 1), tree_of(b"x"), b"x", LATER_NS)
+        cache.flush()
+        assert said == [f"index {path}: in use by another program; going on without it"]
+        assert cache.get(each, BLOCK) is None
+    other.execute("ROLLBACK")
+    other.close()
+    said.clear()
+    assert check(path, known, said) == 20 and not said
+
+
+def test_what_can_not_be_an_index(tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    for path in ("folder", "fifo", "file/index"):
+        assert check(tmp_path / path, {version(1, 1): b""}, said) == 0
+    assert [line.rpartition(": ")[2] for line in said] == [
+        "is a directory; going on without it",
+        "is a fifo, not a file; going on without it",
+        "not a directory; going on without it",
+    ]
+
+
+def test_the_size_is_bounded_and_the_oldest_go(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "index"
+    known = fill(path, 300)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE tree SET used = 1")
+        size = db.execute("PRAGMA page_count").fetchone()[0] * 4096
+    db.close()
+    recent = list(known)[100:110]
+    with TreeCache(str(path), said.append, size // 2) as cache:
+        for each in recent:
+            assert cache.get(each, BLOCK)  # used today
+        cache.flush()
+    assert check(path, dict.fromkeys(recent, b"") | {each: known[each] for each in recent}, said) == 10
+    assert 10 < check(path, known, said) <= 200 and not said
+    with TreeCache(str(path), said.append, 1000) as cache:
+        cache.put(version(999, 5000), tree_of(noise(5000)), None, LATER_NS)
+        cache.flush()
+    assert check(path, known, said) == 0
+
+
+def test_an_unchanged_share_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = tmp_path / "share"
+    top.mkdir()
+    for i in range(5):
+        old_file(top / f"f{i}", noise(i * 700, i))
+
+    def start() -> list[tuple[bytes, bytes, bytes | None]]:
+        with TreeCache(str(tmp_path / "index")) as cache:
+            index = Index(BLOCK, cache=cache)
+            index.add(b"x", bytes(top))
+            return [(item.name, item.tree.root, item.data) for item in index.items]
+
+    first = start()
+    monkeypatch.setattr(files, "open_source", None)
+    assert start() == first
+    monkeypatch.undo()
+    changed = old_file(top / "f3", noise(2100, 77))
+    second = {name: root for name, root, _ in start()}
+    assert second[b"x/f3"] == tree_of(changed.read_bytes()).root
+
+
+def test_a_local_sync_knows_what_it_found_equal(tmp_path: Path) -> None:
+    a, b = old_file(tmp_path / "a", noise(50_000)), old_file(tmp_path / "b", noise(50_000))
+    os.utime(b, ns=(10**18, 10**18 + 7))
+
+    def run() -> tuple[int, int]:
+        with TreeCache(str(tmp_path / "index")) as cache:
+            done = sync(str(a), str(b), block_bytes=BLOCK, cache=cache)
+            return done.files_unread, done.files_changed
+
+    while not settled(files.version_of(b.stat()), time.time_ns()):
+        time.sleep(0.01)
+    assert run() == (0, 0)
+    assert run() == (1, 0)
+    b.write_bytes(noise(50_000, 2))
+    assert run() == (0, 1)
+    assert b.read_bytes() == a.read_bytes()
