@@ -126,7 +126,7 @@ def simulate(case: Loss, receivers: int, segments: int, seed: int) -> dict[str, 
         sent = [
             [np.sort(done)[max(0, -int(-receivers * part // 1) - 1)] for part in PARTS]
             for run in range(runs)
-            for done in [way(seed + run, loss, segments, case.burst)]
+            for done in [way(seed + run + 1000 * receivers, loss, segments, case.burst)]
         ]
         result[name] = [float(value) / (segments * SEGMENT_BYTES) for value in np.mean(sent, axis=0)]
     return result

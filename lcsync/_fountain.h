@@ -148,33 +148,38 @@ static int elimination_take(struct elimination *el, const uint64_t *bits, const 
 	const uint32_t words = el->words;
 	uint64_t *line = el->lines + (size_t)el->rank * words * 2;
 	memset(line, 0, (size_t)words * 2 * 8);
-	for (uint32_t i = 0; i < el->unknown; i++)
-		line[i / 64] |= (uint64_t)bit_at(bits, columns[i]) << i % 64;
-	line[words + el->rank / 64] |= UINT64_C(1) << el->rank % 64;
-	for (uint32_t i = 0; i < el->unknown; i++) {
-		if (!line[i / 64]) {
-			i |= 63;
-			continue;
-		}
-		if (!bit_at(line, i))
-			continue;
-		if (!el->led[i]) {
-			el->led[i] = line;
-			el->rank++;
-			return 1;
-		}
-		el->kernel->add(line, el->led[i], words * 2);
+	for (uint32_t i = 0; i < el->unknown; i += 64) {
+		uint64_t word = 0;
+		for (uint32_t j = 0; j < 64 && i + j < el->unknown; j++)
+			word |= (uint64_t)bit_at(bits, columns[i + j]) << j;
+		line[i / 64] = word;
 	}
+	line[words + el->rank / 64] |= UINT64_C(1) << el->rank % 64;
+	for (uint32_t word = 0; word < words; word++)
+		while (line[word]) {
+			const uint32_t i = word * 64 + __builtin_ctzll(line[word]);
+			if (!el->led[i]) {
+				el->led[i] = line;
+				el->rank++;
+				return 1;
+			}
+			el->kernel->add(line, el->led[i], words * 2);
+		}
 	return 0;
 }
 
-/* With full rank: afterwards the second half of the line of column i says which taken symbols add up to unknown i. */
+/* With full rank: afterwards the second half of the line of column i says which taken symbols add up to unknown i (and
+ * the first half nothing).
+ */
 static void elimination_finish(struct elimination *el)
 {
-	for (uint32_t i = el->unknown; i--;)
-		for (uint32_t j = 0; j < i; j++)
-			if (bit_at(el->led[j], i))
-				el->kernel->add(el->led[j], el->led[i], el->words * 2);
+	for (uint32_t i = el->unknown; i--;) { /* the lines after it are done */
+		uint64_t *line = el->led[i];
+		line[i / 64] ^= UINT64_C(1) << i % 64;
+		for (uint32_t word = i / 64; word < el->words; word++)
+			for (uint64_t rest = line[word]; rest; rest &= rest - 1)
+				el->kernel->add(line + el->words, el->led[word * 64 + __builtin_ctzll(rest)] + el->words, el->words);
+	}
 }
 
 /* How many symbols e, e + 1, ... solve for the unknown `columns`; `most` + 1 if those do not, 0: no memory. */
