@@ -75,11 +75,9 @@ static void coefficients(uint64_t *bits, const uint8_t seed[SEED], uint32_t e, u
 
 /* --- making --- */
 
-/* Writes repair symbols [e, e + n), n <= XOR_OUTPUTS, of a segment of `size` bytes, T bytes each, `stride` from each
- * other. 0: no memory.
- */
+/* Writes repair symbols [e, e + n), n <= XOR_OUTPUTS, of a segment of `size` bytes, T bytes each. 0: no memory. */
 static int make_repair(const struct xor_kernel *kernel, const struct geometry *g, const uint8_t *segment, uint32_t size,
-	const uint8_t seed[SEED], uint32_t e, uint32_t n, uint8_t *out, size_t stride)
+	const uint8_t seed[SEED], uint32_t e, uint32_t n, uint8_t *out)
 {
 	const uint32_t symbols = symbol_count(g, size), words = bit_words(symbols);
 	struct xor_row *rows = malloc(symbols * sizeof(*rows)), to[XOR_OUTPUTS];
@@ -94,7 +92,7 @@ static int make_repair(const struct xor_kernel *kernel, const struct geometry *g
 	for (uint32_t i = 0; ready && i < n; i++) {
 		coefficients(bits + (size_t)i * words, seed, e + i, symbols);
 		choice[i] = bits + (size_t)i * words;
-		to[i] = (struct xor_row){out + i * stride, g->symbol_bytes};
+		to[i] = (struct xor_row){out + (size_t)i * g->symbol_bytes, g->symbol_bytes};
 	}
 	if (ready)
 		kernel->multiply(rows, symbols, choice, to, n, g->symbol_bytes, 0);
@@ -103,16 +101,15 @@ static int make_repair(const struct xor_kernel *kernel, const struct geometry *g
 	return ready;
 }
 
-/* Appends finished packets, as pack_symbols does for source symbols. */
-static int pack_repair(const struct xor_kernel *kernel, uint8_t *out, uint32_t stride, uint16_t *lengths,
-	const struct geometry *g, const uint8_t *segment, uint32_t size, const uint8_t seed[SEED], uint32_t cci, uint64_t tsi,
-	const uint8_t *toi, uint32_t sbn, uint32_t e, uint32_t n)
+/* Appends finished packets of symbols that were made, as pack_symbols does for source symbols. */
+static void pack_repair(uint8_t *out, uint32_t stride, uint16_t *lengths, const uint8_t *made, uint32_t symbol_bytes,
+	uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t e, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		put_header(out + (size_t)i * stride, cci + i, tsi, toi, sbn, e + i);
-		lengths[i] = HEADER + g->symbol_bytes;
+	for (uint32_t i = 0; i < n; i++, out += stride, made += symbol_bytes) {
+		put_header(out, cci + i, tsi, toi, sbn, e + i);
+		memcpy(out + HEADER, made, symbol_bytes);
+		lengths[i] = HEADER + symbol_bytes;
 	}
-	return make_repair(kernel, g, segment, size, seed, e, n, out + HEADER, stride);
 }
 
 /* --- solving --- */

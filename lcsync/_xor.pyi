@@ -16,17 +16,7 @@ def repair_symbols(
     shape: Geometry, index: int, seed: bytes, segment: _Bytes, esi: int, count: int, kernel: str | None = None
 ) -> bytes: ...
 def add_repair(
-    batch: Batch,
-    shape: Geometry,
-    segment: _Bytes,
-    index: int,
-    seed: bytes,
-    cci: int,
-    tsi: int,
-    toi: bytes,
-    sbn: int,
-    esi: int,
-    count: int,
+    batch: Batch, made: _Bytes, symbol_bytes: int, cci: int, tsi: int, toi: bytes, sbn: int, esi: int
 ) -> None: ...
 def solve(
     shape: Geometry,

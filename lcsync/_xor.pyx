@@ -35,9 +35,9 @@ cdef extern from "_fountain.h" nogil:
     uint32_t c_symbols_needed "symbols_needed"(const xor_kernel *, const uint8_t *, uint32_t, const uint16_t *,
                                                uint32_t, uint32_t, uint32_t)
     bint make_repair(const xor_kernel *, const geometry *, const uint8_t *, uint32_t, const uint8_t *, uint32_t,
-                     uint32_t, uint8_t *, size_t)
-    bint pack_repair(const xor_kernel *, uint8_t *, uint32_t, uint16_t *, const geometry *, const uint8_t *, uint32_t,
-                     const uint8_t *, uint32_t, uint64_t, const uint8_t *, uint32_t, uint32_t, uint32_t)
+                     uint32_t, uint8_t *)
+    void pack_repair(uint8_t *, uint32_t, uint16_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
+                     uint32_t, uint32_t, uint32_t)
     int solve_segment(const xor_kernel *, const geometry *, uint8_t *, uint32_t, const uint8_t *, const uint64_t *,
                       xor_row *, uint32_t *, uint32_t)
 
@@ -106,34 +106,29 @@ def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None,
     out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>count * shape.g.symbol_bytes)
     cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(out)
     with nogil:
-        made = make_repair(k, &shape.g, &segment[0], segment.shape[0], s, esi, count, to, shape.g.symbol_bytes)
+        made = make_repair(k, &shape.g, &segment[0], segment.shape[0], s, esi, count, to)
     if not made:
         raise MemoryError
     return out
 
 
-def add_repair(Batch batch not None, Geometry shape not None, const uint8_t[::1] segment not None, uint32_t index,
-               bytes seed not None, uint32_t cci, uint64_t tsi, bytes toi not None, uint32_t sbn, uint64_t esi,
-               uint32_t count):
-    """Append repair symbols ``esi … esi + count`` of ``segment``, the data of segment number ``index``, as packets.
+def add_repair(Batch batch not None, const uint8_t[::1] made not None, uint32_t symbol_bytes, uint32_t cci,
+               uint64_t tsi, bytes toi not None, uint32_t sbn, uint32_t esi):
+    """Append packets of consecutive repair symbols, the first of them ``esi``, that ``repair_symbols`` made.
 
-    The batch must have room for ``count`` (at most VISIT_SYMBOLS); ``esi`` is not below the number of source symbols.
+    A visit can so be made at once and sent in parts. ValueError if sizes don't fit, IndexError if there is no room.
     """
-    cdef const xor_kernel *k = choose(None)
-    cdef const uint8_t *s = seed_of(seed)
     cdef const uint8_t *name = toi
-    cdef bint made
-    check_run(symbols_of(shape, index, segment.shape[0]), esi, count)
-    if len(toi) != TOI or shape.g.symbol_bytes > batch.stride - HEADER:
+    cdef uint32_t count
+    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.stride - HEADER or made.shape[0] % symbol_bytes:
         raise ValueError("batch: sizes don't fit")
-    if batch.count + count > BATCH:
+    if made.shape[0] // symbol_bytes > BATCH - batch.count:
         raise IndexError("batch: too many symbols")
-    with nogil:
-        made = pack_repair(k, batch.data + <size_t>batch.count * batch.stride, batch.stride,
-                           batch.lengths + batch.count, &shape.g, &segment[0], segment.shape[0], s, cci, tsi, name, sbn,
-                           esi, count)
-    if not made:
-        raise MemoryError
+    count = made.shape[0] // symbol_bytes
+    if count:
+        with nogil:
+            pack_repair(batch.data + <size_t>batch.count * batch.stride, batch.stride, batch.lengths + batch.count,
+                        &made[0], symbol_bytes, cci, tsi, name, sbn, esi, count)
     batch.count += count
 
 
@@ -145,8 +140,8 @@ def solve(Geometry shape not None, uint32_t index, bytes seed not None, uint8_t[
     ``have`` is the bitmap of the source symbols that are in place (uint64, bit i % 64 of word i // 64), row i of
     ``repair`` the T bytes of symbol ``esis[i]``. When it is solved, ``repair`` is used up. When it is not, only the
     order of ``esis`` and ``repair`` has changed: those that count stand first, as many as are missing less what is
-    returned; the rest adds nothing and can go. Memory during the call: up to 400 KiB for 1024 source symbols, 24 MiB for
-    8192. ValueError for sizes that don't fit, NoKernel.
+    returned; the rest adds nothing and can go. Memory during the call: up to 400 KiB for 1024 source symbols, 24 MiB
+    for 8192. ValueError for sizes that don't fit, NoKernel.
     """
     cdef const xor_kernel *k = choose(kernel)
     cdef const uint8_t *s = seed_of(seed)

@@ -22,7 +22,7 @@ from lcsync import _blake2s, _xor, simd
 from lcsync._wire import BATCH_PACKETS, HEADER_BYTES, Batch, Geometry, parse
 from lcsync.const import ESIS, REPAIR_VISIT_SYMBOLS, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.errors import NoKernel
-from lcsync.fountain import Counter
+from lcsync.fountain import Counter, Visit
 from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
 
 SEED = bytes(range(32))
@@ -184,23 +184,34 @@ def test_nothing_missing_needs_nothing() -> None:
     assert whole == segment
 
 
-def test_a_batch_of_packets() -> None:
+def test_a_visit_is_sent_in_parts() -> None:
     shape, toi = SHAPES["full"], bytes(range(14))
     segment = content(shape)
-    batch = Batch(shape.symbol_bytes)
-    batch.add(shape, segment, 1, 7, 99, toi, 1, 5, 2)
-    _xor.add_repair(batch, shape, segment, 1, SEED, 9, 99, toi, 1, 5000, 32)
-    expected = _xor.repair_symbols(shape, 1, SEED, segment, 5000, 32)
-    packets = batch.packets()
-    assert [parse(packet) for packet in packets[2:]] == [(9 + i, 99, toi, 1, 5000 + i) for i in range(32)]
-    assert b"".join(packet[HEADER_BYTES:] for packet in packets[2:]) == expected
-    _xor.add_repair(batch, shape, segment, 1, SEED, 9, 99, toi, 1, 5000, BATCH_PACKETS - 34)
+    visit = Visit(shape, 1, SEED, segment, 5000)
+    packets = []
+    for count, cci in ((1, 9), (20, 10), (0, 30), (20, 30)):
+        batch = Batch(shape.symbol_bytes)
+        batch.add(shape, segment, 1, 7, 99, toi, 1, 5, 2)  # other packets may stand in it
+        assert visit.pack(batch, count, cci, 99, toi, 1) == min(count, 41 - cci)
+        packets += batch.packets()[2:]
+    assert visit.left == 0
+    assert [parse(packet) for packet in packets] == [(9 + i, 99, toi, 1, 5000 + i) for i in range(32)]
+    made = b"".join(packet[HEADER_BYTES:] for packet in packets)
+    assert made == _xor.repair_symbols(shape, 1, SEED, segment, 5000, 32)
+
+
+def test_a_batch_takes_what_fits() -> None:
+    toi, batch, made = bytes(range(14)), Batch(100), bytes(100) * 40
+    _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
     with pytest.raises(IndexError):
-        _xor.add_repair(batch, shape, segment, 1, SEED, 9, 99, toi, 1, 5000, 1)
-    with pytest.raises(ValueError, match="fit"):
-        _xor.add_repair(Batch(1344), shape, segment, 1, SEED, 9, 99, toi, 1, 5000, 1)
-    with pytest.raises(ValueError, match="fit"):
-        _xor.add_repair(batch, shape, segment, 1, SEED, 9, 99, toi[1:], 1, 5000, 1)
+        _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
+    assert len(batch) == 40
+    _xor.add_repair(batch, made[: 100 * (BATCH_PACKETS - 40)], 100, 0, 99, toi, 1, 5000)
+    _xor.add_repair(batch, b"", 100, 0, 99, toi, 1, 5000)
+    assert len(batch) == BATCH_PACKETS
+    for data, symbol_bytes, name in ((made, 132, toi), (made, 0, toi), (made, 99, toi), (made, 100, toi[1:])):
+        with pytest.raises(ValueError, match="fit"):
+            _xor.add_repair(Batch(100), data, symbol_bytes, 0, 99, name, 1, 5000)
 
 
 @pytest.mark.parametrize(
