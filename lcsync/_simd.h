@@ -12,6 +12,7 @@
 #include <immintrin.h>
 #define SIMD_AVX2 __attribute__((target("avx2")))
 #define SIMD_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
+#define SIMD_GFNI __attribute__((target("avx512f,avx512bw,avx512vl,gfni")))
 #elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define SIMD_ARM 1
 #include <arm_neon.h>
@@ -21,7 +22,9 @@ static inline int simd_runs(const char *name)
 {
 #ifdef SIMD_X86
 	__builtin_cpu_init();
-	if (!strcmp(name, "avx512"))
+	if (!strcmp(name, "gfni") && !__builtin_cpu_supports("gfni"))
+		return 0;
+	if (!strcmp(name, "avx512") || !strcmp(name, "gfni"))
 		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
 			&& __builtin_cpu_supports("avx512vl");
 	if (!strcmp(name, "avx2"))

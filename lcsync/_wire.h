@@ -74,6 +74,16 @@ static inline uint32_t symbol_place(const struct geometry *g, uint32_t size, uin
 	return end - *offset < g->symbol_bytes ? end - *offset : g->symbol_bytes;
 }
 
+static inline void put_header(uint8_t *out, uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi)
+{
+	memcpy(out, LCT, 4);
+	put32(out + 4, cci);
+	put48(out + 8, tsi);
+	memcpy(out + 14, toi, TOI);
+	put32(out + 28, sbn);
+	put32(out + 32, esi);
+}
+
 /* Packs symbols [esi, esi + count) of a segment at `stride` bytes from each other. */
 static inline void pack_symbols(uint8_t *out, uint32_t stride, uint16_t *lengths, const struct geometry *g,
                          const uint8_t *segment, uint32_t size, uint32_t cci, uint64_t tsi, const uint8_t *toi,
@@ -81,12 +91,7 @@ static inline void pack_symbols(uint8_t *out, uint32_t stride, uint16_t *lengths
 {
 	for (uint32_t i = 0; i < count; i++, out += stride) {
 		uint32_t offset, n = symbol_place(g, size, esi + i, &offset);
-		memcpy(out, LCT, 4);
-		put32(out + 4, cci + i);
-		put48(out + 8, tsi);
-		memcpy(out + 14, toi, TOI);
-		put32(out + 28, sbn);
-		put32(out + 32, esi + i);
+		put_header(out, cci + i, tsi, toi, sbn, esi + i);
 		memcpy(out + HEADER, segment + offset, n);
 		lengths[i] = HEADER + n;
 	}

@@ -41,6 +41,10 @@ INLINE_BYTES_MAX = 900  # contents that travel in the manifest itself
 CHANNELS = 8
 CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
 
+# --- repair code (docs/protocol.md, "Repair code") ---
+ESIS = 1 << 32  # encoding symbol IDs have 32 bits; those from the number of source symbols on are repair symbols
+REPAIR_VISIT_SYMBOLS = 32  # made of one segment at a time: to read a segment for one costs more than to make 20
+
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate

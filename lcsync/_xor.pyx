@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""The repair code: symbols made and segments solved, without the GIL. The C is in _fountain.h, its kernels in _xor.h.
+
+``seed`` is the 32 bytes that the coefficients hang on: the hash of the segment (docs/protocol.md, "Repair code").
+Sizes, counts and bitmaps are checked here against the geometry, which is ours; a symbol number may be any.
+The kernel is the best that this processor has, or the one that ``LCSYNC_SIMD`` names; it is looked up at the first use.
+"""
+
+import numpy as np
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from lcsync import simd
+from lcsync._wire cimport BATCH, HEADER, TOI, Batch, Geometry, geometry, segment_size, symbol_count
+
+cdef extern from "_fountain.h" nogil:
+    enum:
+        SEED
+        XOR_KERNELS
+        XOR_OUTPUTS
+        XOR_ROWS
+    struct xor_row:
+        uint8_t *data
+        uint32_t bytes
+    struct xor_kernel:
+        const char *name
+    const xor_kernel xor_kernels[XOR_KERNELS]
+    bint simd_runs(const char *)
+    uint32_t bit_words(uint32_t)
+    void c_coefficients "coefficients"(uint64_t *, const uint8_t *, uint32_t, uint32_t)
+    uint32_t c_symbols_needed "symbols_needed"(const xor_kernel *, const uint8_t *, uint32_t, const uint16_t *,
+                                               uint32_t, uint32_t, uint32_t)
+    bint make_repair(const xor_kernel *, const geometry *, const uint8_t *, uint32_t, const uint8_t *, uint32_t,
+                     uint32_t, uint8_t *)
+    void pack_repair(uint8_t *, uint32_t, uint16_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
+                     uint32_t, uint32_t, uint32_t)
+    int solve_segment(const xor_kernel *, const geometry *, uint8_t *, uint32_t, const uint8_t *, const uint64_t *,
+                      xor_row *, uint32_t *, uint32_t)
+
+NAMES = [xor_kernels[i].name.decode() for i in range(XOR_KERNELS)]
+KERNELS = tuple(name for name in NAMES if simd_runs(name.encode()))
+VISIT_SYMBOLS = XOR_OUTPUTS  # made at a time
+cdef const xor_kernel *chosen = NULL
+
+
+cdef const xor_kernel *choose(str name) except NULL:
+    global chosen
+    if name is not None:
+        return &xor_kernels[NAMES.index(simd.choose(KERNELS, name, NAMES))]
+    if chosen == NULL:
+        chosen = choose(simd.choose(KERNELS, None, NAMES))
+    return chosen
+
+
+def kernel():
+    """Name of the kernel in force; NoKernel if ``LCSYNC_SIMD`` names one that cannot run here."""
+    return choose(None).name.decode()
+
+
+cdef const uint8_t *seed_of(bytes seed) except NULL:
+    if len(seed) != SEED:
+        raise ValueError("repair: a seed has 32 bytes")
+    return <const uint8_t *>PyBytes_AS_STRING(seed)
+
+
+cdef uint32_t symbols_of(Geometry shape, uint32_t index, Py_ssize_t size) except 0:
+    """Source symbols of segment ``index``, of which ``size`` bytes are at hand."""
+    cdef uint32_t symbols
+    if shape is None or size != segment_size(&shape.g, index):
+        raise ValueError("repair: not the size of the segment")
+    symbols = symbol_count(&shape.g, size)
+    if not 1 <= symbols <= XOR_ROWS:
+        raise ValueError("repair: no symbols in the segment, or too many")
+    return symbols
+
+
+cdef int check_run(uint32_t symbols, uint64_t esi, uint64_t count) except -1:
+    if not 1 <= count <= XOR_OUTPUTS or esi < symbols or esi + count > 1 << 32:
+        raise ValueError("repair: no such symbols")
+    return 0
+
+
+def coefficients(bytes seed not None, uint32_t esi, uint32_t symbols):
+    """Bitmap (uint64, bit i % 64 of word i // 64) of those of ``symbols`` source symbols that make symbol ``esi``."""
+    cdef const uint8_t *s = seed_of(seed)
+    if not 1 <= symbols <= XOR_ROWS:
+        raise ValueError("repair: no symbols in the segment, or too many")
+    bits = np.empty(bit_words(symbols), np.uint64)
+    cdef uint64_t[::1] view = bits
+    c_coefficients(&view[0], s, esi, symbols)
+    return bits[: (symbols + 63) // 64]
+
+
+def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None, const uint8_t[::1] segment not None,
+                   uint64_t esi, uint32_t count, str kernel=None):
+    """Symbols ``esi … esi + count`` (at most VISIT_SYMBOLS) of segment ``index``, whose data is ``segment``: bytes,
+    T for each symbol. ValueError for sizes and numbers that don't fit, NoKernel."""
+    cdef const xor_kernel *k = choose(kernel)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef bint made
+    check_run(symbols_of(shape, index, segment.shape[0]), esi, count)
+    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>count * shape.g.symbol_bytes)
+    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(out)
+    with nogil:
+        made = make_repair(k, &shape.g, &segment[0], segment.shape[0], s, esi, count, to)
+    if not made:
+        raise MemoryError
+    return out
+
+
+def add_repair(Batch batch not None, const uint8_t[::1] made not None, uint32_t symbol_bytes, uint32_t cci,
+               uint64_t tsi, bytes toi not None, uint32_t sbn, uint32_t esi):
+    """Append packets of consecutive repair symbols, the first of them ``esi``, that ``repair_symbols`` made.
+
+    A visit can so be made at once and sent in parts. ValueError if sizes don't fit, IndexError if there is no room.
+    """
+    cdef const uint8_t *name = toi
+    cdef uint32_t count
+    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.stride - HEADER or made.shape[0] % symbol_bytes:
+        raise ValueError("batch: sizes don't fit")
+    if made.shape[0] // symbol_bytes > BATCH - batch.count:
+        raise IndexError("batch: too many symbols")
+    count = made.shape[0] // symbol_bytes
+    if count:
+        with nogil:
+            pack_repair(batch.data + <size_t>batch.count * batch.stride, batch.stride, batch.lengths + batch.count,
+                        &made[0], symbol_bytes, cci, tsi, name, sbn, esi, count)
+    batch.count += count
+
+
+def solve(Geometry shape not None, uint32_t index, bytes seed not None, uint8_t[::1] segment not None,
+          const uint64_t[::1] have not None, uint32_t[::1] esis not None, uint8_t[:, ::1] repair not None,
+          str kernel=None):
+    """Solve a segment in place: how many more repair symbols are needed, 0 when ``segment`` is whole.
+
+    ``have`` is the bitmap of the source symbols that are in place (uint64, bit i % 64 of word i // 64), row i of
+    ``repair`` the T bytes of symbol ``esis[i]``. When it is solved, ``repair`` is used up. When it is not, only the
+    order of ``esis`` and ``repair`` has changed: those that count stand first, as many as are missing less what is
+    returned; the rest adds nothing and can go. Memory during the call: up to 400 KiB for 1024 source symbols, 24 MiB
+    for 8192. ValueError for sizes that don't fit, NoKernel.
+    """
+    cdef const xor_kernel *k = choose(kernel)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef uint32_t symbols = symbols_of(shape, index, segment.shape[0])
+    cdef Py_ssize_t i, n = esis.shape[0]
+    cdef int lack = -1
+    if have.shape[0] < (symbols + 63) // 64 or repair.shape[0] != n or n > 0xffff \
+            or (n and repair.shape[1] != shape.g.symbol_bytes):
+        raise ValueError("repair: sizes don't fit")
+    cdef xor_row *rows = <xor_row *>malloc((n + 1) * sizeof(xor_row))
+    if not rows:
+        raise MemoryError
+    with nogil:
+        for i in range(n):
+            rows[i] = xor_row(&repair[i, 0], shape.g.symbol_bytes)
+        lack = solve_segment(k, &shape.g, &segment[0], segment.shape[0], s, &have[0], rows, &esis[0] if n else NULL, n)
+    try:
+        if lack < 0:
+            raise MemoryError
+        if lack and n:  # the rows moved by pointer; here they move for good
+            order = [(rows[i].data - &repair[0, 0]) // shape.g.symbol_bytes for i in range(n)]
+            array = np.asarray(repair)
+            array[:] = array[order]
+    finally:
+        free(rows)
+    return lack
+
+
+def symbols_needed(bytes seed not None, uint32_t symbols, const uint16_t[::1] missing not None, uint32_t esi,
+                   uint32_t most):
+    """How many of the repair symbols ``esi``, ``esi + 1`` … solve for the ``missing`` source symbols, all different;
+    ``most + 1`` if ``most`` are not enough. Bits alone, no symbols."""
+    cdef const xor_kernel *k = choose(None)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef uint32_t n
+    if not 1 <= symbols <= XOR_ROWS or not 1 <= missing.shape[0] <= symbols or np.max(missing) >= symbols:
+        raise ValueError("repair: no such symbols")
+    with nogil:
+        n = c_symbols_needed(k, s, symbols, &missing[0], missing.shape[0], esi, most)
+    if not n:
+        raise MemoryError
+    return n
