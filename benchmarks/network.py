@@ -120,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = p.parse_args(argv)
     enter_private_namespaces()
     print(
-        f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}, {args.size} MiB, {args.first} first, medians"
+        f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}, {args.size} MiB, "
+        f"{args.first} first, medians"
     )
     print("  N  loss    rate   runs  wall s  Mbit/s  sent/byte  CPU s: sender  receiver   MB: sender  receiver")
     rows = []
