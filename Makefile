@@ -13,7 +13,7 @@ PRIVATE := $(shell [ "$$(id -u)" = 0 ] || { unshare --user --map-root-user --net
 	&& echo unshare --user --map-root-user; })
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-MANPAGE = $(BIN)/argparse-manpage --module lcsync.cli --function parser --project-name lcsync --include man/lcsync.inc \
+MANPAGE = $(BIN)/argparse-manpage --module lcsync.options --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
 .PHONY: help demo test test-net soak fuzz bench asan lint man docs wheel net-setup net-teardown cap clean

@@ -18,7 +18,7 @@ ROWS = (
     "membership querier scheduler sender receiver download plan rate share",
     "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds",
     "link serve names fetch progress local demo probe doctor tune measure plot",
-    "cli __main__",
+    "options cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 ENGINES = 4  # rows up to this one do no input and output: they take bytes and the time, and return packets and events
