@@ -182,7 +182,7 @@ def test_version_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     version, modules = done.stdout.splitlines()
     assert re.fullmatch(r"lcsync \d+\.\d+\.\d+", version)
-    light = ["lcsync.cli", "lcsync.const", "lcsync.errors", "lcsync.paths", "lcsync.trackers"]
+    light = ["lcsync.cli", "lcsync.const", "lcsync.errors", "lcsync.options", "lcsync.paths", "lcsync.trackers"]
     assert modules.split() == ["lcsync", *light]
 
 
