@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import cbor2
 
-from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, OBJECT_BYTES_MAX
+from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, MTIME_NS_MAX, OBJECT_BYTES_MAX
 from lcsync.errors import UnsafeName
 from lcsync.manifest import load_plain
 from lcsync.paths import safe_relative
@@ -30,13 +30,19 @@ class Entry:
     inline: bytes | None = None
 
 
+Row = tuple[bytes, int, int, int, bytes]  # as encoded: path, length, mode, mtime_ns, content or top node
+
+
 def encode(entries: list[Entry]) -> bytes:
     """Entries in byte order of their paths."""
-    rows = [
-        [e.path, e.length, e.mode, e.mtime_ns, e.top if e.inline is None else e.inline]
-        for e in sorted(entries, key=lambda e: e.path)
-    ]
-    return cbor2.dumps(rows, canonical=True)
+    return encode_rows(
+        [(e.path, e.length, e.mode, e.mtime_ns, e.top if e.inline is None else e.inline) for e in entries]
+    )
+
+
+def encode_rows(rows: list[Row]) -> bytes:
+    """The same without an object for each file: half the time."""
+    return cbor2.dumps(sorted(rows), canonical=True)
 
 
 def decode(data: bytes) -> list[Entry]:
@@ -61,7 +67,7 @@ def decode(data: bytes) -> list[Entry]:
 
 
 def _entry(path: object, length: object, mode: object, mtime_ns: object, content: object) -> Entry:
-    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, (1 << 63) - 1))
+    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, MTIME_NS_MAX))
     if not isinstance(path, bytes) or not isinstance(content, bytes):
         raise ListingError("an entry without path or content")
     if any(type(n) is not int or not 0 <= n <= most for n, most in numbers):
