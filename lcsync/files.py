@@ -148,6 +148,12 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
     return done
 
 
+def read_start(fd: int, most: int) -> bytes:
+    """The first ``most`` bytes of an open source, or all of it. SourceError."""
+    with _source_errors(fd):
+        return os.pread(fd, most, 0)
+
+
 def kind_of(mode: int) -> str:
     """What ``st_mode`` says that a thing is, in a word: ``file``, ``folder``, ``symbolic link`` ..."""
     kinds = {

@@ -222,7 +222,7 @@ class Index:
                     self.progress(path, done, seen.length)
 
             tree = files.read_block_hashes(fd, seen.length, self.block_bytes, report)
-            data = os.pread(fd, INLINE_BYTES_MAX, 0) if seen.length <= INLINE_BYTES_MAX else None
+            data = files.read_start(fd, INLINE_BYTES_MAX) if seen.length <= INLINE_BYTES_MAX else None
         if data is not None and merkle.hash_leaves(data, self.block_bytes).tobytes() != tree.leaves.tobytes():
             raise SourceError(path=printable(path), reason="changed while it was read; run again")
         self.cache.put(seen, tree, data, looked_ns)

@@ -28,6 +28,8 @@ from lcsync.files import (
     open_old,
     open_source,
     read_block_hashes,
+    read_into,
+    read_start,
     resolve_destination,
     version,
 )
@@ -115,6 +117,16 @@ def test_a_file_that_changes_while_it_is_hashed_is_an_error(tmp_path: Path, chan
 
     with pytest.raises(SourceError, match="changed while it was read"):
         read_block_hashes(fd, size, 16384, meddle)
+    os.close(fd)
+
+
+def test_a_file_that_can_not_be_read_is_an_error() -> None:
+    """As on a broken disk. The kernel fails to read this one at its beginning, where no memory is."""
+    fd = open_source("/proc/self/mem")
+    with pytest.raises(SourceError, match="/mem: input/output error"):
+        read_into(fd, memoryview(bytearray(10)), 0)
+    with pytest.raises(SourceError, match="/mem: input/output error"):
+        read_start(fd, 10)
     os.close(fd)
 
 

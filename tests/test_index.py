@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from programs import BLOCK, MIB, content
 
 from lcsync import listing, merkle
 from lcsync.cache import TreeCache
-from lcsync.const import FOLDERS_DEEP_MAX
+from lcsync.const import FOLDERS_DEEP_MAX, READ_BYTES
 from lcsync.errors import SourceError, UsageError
 from lcsync.index import Index, Item, SegmentCache
 from lcsync.manifest import Content, decode
@@ -28,6 +30,10 @@ def index_of(**given: Path) -> Index:
 
 def item(index: Index, name: str) -> Item:
     return next(item for item in index.items if item.name == name.encode())
+
+
+def root_of(data: bytes) -> bytes:
+    return merkle.Tree(len(data), BLOCK, merkle.hash_leaves(data, BLOCK)).root
 
 
 def rewrite(path: Path, data: bytes) -> None:
@@ -83,6 +89,42 @@ def test_folder(tmp_path: Path) -> None:
         "loop: is a symbolic link, not shared",
         "socket: is a socket, not shared",
     ]
+
+
+def test_devices_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    try:
+        os.mknod(tmp_path / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices, and not everywhere")
+    index = index_of(share=tmp_path)
+    assert [line.rpartition("/")[2] for line in index.skipped] == ["null: is a device, not shared"]
+    assert [entry.path for entry in listing.decode(item(index, "share").data or b"")] == [b"file"]
+
+
+def test_names_are_bytes(tmp_path: Path) -> None:
+    """Whatever they are in the encoding of the locale, and in the order of bytes."""
+    names = [b"\xff", b"\xc3\xa9", b"e\xcc\x81", b"\xed\xb3\xbf", b"new\nline", b"a\\b", b"\xe2\x80\xae"]
+    for name in names:
+        with open(bytes(tmp_path) + b"/" + name, "wb") as out:
+            out.write(name)
+    code = """
+import sys
+from lcsync import listing
+from lcsync.index import Index
+index = Index(1024)
+index.add(b"d", sys.argv[1].encode(sys.getfilesystemencoding(), "surrogateescape"))
+(folder,) = [item for item in index.items if item.name == b"d"]
+for entry in listing.decode(folder.data):
+    assert entry.path == entry.inline
+    print(entry.path.hex())
+assert not index.skipped and len({item.name for item in index.items}) == len(index.items)
+"""
+    for locale in ("C", "C.UTF-8"):
+        env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        command = [sys.executable, "-c", code, tmp_path]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert [bytes.fromhex(line) for line in done.stdout.split()] == sorted(names)
 
 
 def test_the_list_is_in_byte_order_of_whole_paths(tmp_path: Path) -> None:
@@ -284,6 +326,49 @@ def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
     fresh.progress = None
     final = fresh.again()
     assert item(final, "x").tree.length == MIB + 4 * noise and not final.looks_changed()
+
+
+@pytest.mark.parametrize("way", ["grown", "truncated", "overwritten", "replaced", "removed"])
+def test_changed_while_it_is_hashed(tmp_path: Path, way: str) -> None:
+    """What is said of it is an error, the rest of the folder is shared, and the index on disk stays sound."""
+    (tmp_path / "d").mkdir()
+    path, aside = tmp_path / "d" / "x", tmp_path / "index"
+    path.write_bytes(content(3 * READ_BYTES))
+    (tmp_path / "d" / "y").write_bytes(b"stays")
+    (tmp_path / "new").write_bytes(content(3 * READ_BYTES, 2))
+
+    def meddle(name: bytes, done: int, total: int) -> None:
+        if done != READ_BYTES or not name.endswith(b"/x"):
+            return
+        if way == "grown":
+            with path.open("ab") as out:
+                out.write(b"more")
+        elif way == "truncated":
+            os.truncate(path, READ_BYTES)
+        elif way == "overwritten":
+            with path.open("r+b") as out:
+                out.write(b"other")
+        elif way == "replaced":
+            (tmp_path / "new").rename(path)
+        else:
+            path.unlink()
+
+    with TreeCache(str(aside)) as cache:
+        index = Index(BLOCK, meddle, cache=cache)
+        index.add(b"d", bytes(tmp_path / "d"))
+        assert item(index, "d/y").data == b"stays"
+        (said,) = index.skipped
+        assert said.endswith(": changed while it was read; run again")
+        assert [each.name for each in index.items] == [b"d/y", b"d"]
+        index.progress = None
+        index = index.again()
+        expected = [] if way == "removed" else [root_of(path.read_bytes())]
+        assert [each.tree.root for each in index.items if each.name == b"d/x"] == expected
+    for _ in range(2):  # what the index on disk keeps is no wrong tree either
+        with TreeCache(str(aside)) as cache:
+            index = Index(BLOCK, cache=cache)
+            index.add(b"d", bytes(tmp_path / "d"))
+            assert [each.tree.root for each in index.items if each.name == b"d/x"] == expected
 
 
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
