@@ -197,6 +197,36 @@ static uint32_t symbols_needed(const struct xor_kernel *kernel, const uint8_t se
 	return n;
 }
 
+/* How many more symbols are needed than the repair symbols `esis`, where those in `have` are in place; `counts` says
+ * which of them add something. -1: no memory.
+ */
+static int symbols_short(const struct xor_kernel *kernel, const uint8_t seed[SEED], uint32_t symbols,
+	const uint64_t *have, const uint32_t *esis, uint32_t n, uint8_t *counts)
+{
+	struct elimination el = {0};
+	uint16_t *columns = malloc(symbols * sizeof(*columns));
+	uint64_t *bits = malloc((size_t)bit_words(symbols) * 8);
+	uint32_t unknown = 0;
+	int lack = -1;
+	for (uint32_t i = 0; columns && i < symbols; i++)
+		if (!bit_at(have, i))
+			columns[unknown++] = i;
+	if (columns && bits && elimination_start(&el, kernel, unknown ? unknown : 1)) {
+		for (uint32_t i = 0; i < n; i++) {
+			counts[i] = 0;
+			if (el.rank < unknown) {
+				coefficients(bits, seed, esis[i], symbols);
+				counts[i] = elimination_take(&el, bits, columns);
+			}
+		}
+		lack = unknown - el.rank;
+	}
+	elimination_end(&el);
+	free(columns);
+	free(bits);
+	return lack;
+}
+
 static void swap_rows(struct xor_row *rows, uint32_t *esis, uint32_t a, uint32_t b)
 {
 	const struct xor_row row = rows[a];

@@ -193,7 +193,7 @@ cdef class Receiver:
                 if n > 0:
                     for i in range(n):
                         lengths[i] = self.headers[i].msg_len
-                    feed_batch(&assembler.a, self.data, self.stride, lengths, n)
+                    feed_batch(&assembler.a, self.data, self.stride, lengths, n, NULL, 0)
                     total += n
                     if n < BATCH and nap_us:
                         usleep(nap_us)

@@ -2,7 +2,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync._wire import Batch, Geometry
+from lcsync._wire import Assembler, Batch, Geometry
 
 KERNELS: tuple[str, ...]
 NAMES: list[str]
@@ -29,3 +29,5 @@ def solve(
     kernel: str | None = None,
 ) -> int: ...
 def symbols_needed(seed: bytes, symbols: int, missing: NDArray[np.uint16], esi: int, most: int) -> int: ...
+def ready(into: Assembler, index: int, segment: int, seed: bytes) -> int: ...
+def restore(into: Assembler, slot: int, seed: bytes) -> None: ...

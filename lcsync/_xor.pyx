@@ -11,11 +11,34 @@ import numpy as np
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 
 from lcsync import simd
-from lcsync._wire cimport BATCH, HEADER, TOI, Batch, Geometry, geometry, segment_size, symbol_count
+from lcsync._wire cimport (
+    BATCH,
+    HEADER,
+    READY,
+    HELD,
+    TOI,
+    WANTED,
+    Assembler,
+    Batch,
+    Geometry,
+    assembler,
+    free_row,
+    free_rows,
+    geometry,
+    look_at_segment,
+    object_t,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    row_at,
+    segment_size,
+    slot_t,
+    symbol_count,
+    take_slot,
+)
 
 cdef extern from "_fountain.h" nogil:
     enum:
@@ -38,6 +61,8 @@ cdef extern from "_fountain.h" nogil:
                      uint32_t, uint8_t *)
     void pack_repair(uint8_t *, uint32_t, uint16_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
                      uint32_t, uint32_t, uint32_t)
+    int symbols_short(const xor_kernel *, const uint8_t *, uint32_t, const uint64_t *, const uint32_t *, uint32_t,
+                      uint8_t *)
     int solve_segment(const xor_kernel *, const geometry *, uint8_t *, uint32_t, const uint8_t *, const uint64_t *,
                       xor_row *, uint32_t *, uint32_t)
 
@@ -184,3 +209,111 @@ def symbols_needed(bytes seed not None, uint32_t symbols, const uint16_t[::1] mi
     if not n:
         raise MemoryError
     return n
+
+
+def ready(Assembler into not None, int index, uint32_t segment, bytes seed not None):
+    """What to do about ``EVENT_SOLVE``: the slot to ``restore`` the segment in, with what it has of it; else -1.
+
+    -1 if the repair symbols are not enough: those that add nothing are dropped, and the next ones waited for; or if no
+    slot is free, which a new event follows. Bits alone, no symbols: some 50 us where 40 symbols lack.
+    """
+    cdef const xor_kernel *k = choose(None)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef assembler *a = &into.a
+    cdef object_t *o = into.object_at(index, segment)
+    cdef uint32_t symbols = symbol_count(&o.g, segment_size(&o.g, segment)), n = 0, i
+    cdef int32_t row
+    cdef int32_t *link
+    cdef int lack = -1, slot = -1
+    cdef uint64_t *have = <uint64_t *>calloc(o.words, 8)
+    cdef uint32_t *esis = NULL
+    cdef uint8_t *counts = NULL
+    with nogil:
+        pthread_mutex_lock(&a.lock)
+        if o.state[segment] == READY and have:
+            esis = <uint32_t *>malloc((o.waiting[segment] + 1) * sizeof(uint32_t))
+            counts = <uint8_t *>calloc(o.waiting[segment] + 1, 1)
+            gather(a, o, segment, have)
+            row = o.row[segment]
+            while row >= 0 and esis and counts:
+                esis[n] = a.rows[row].esi
+                n += 1
+                row = a.rows[row].next
+        pthread_mutex_unlock(&a.lock)
+        if n:
+            lack = symbols_short(k, s, symbols, have, esis, n, counts)
+        pthread_mutex_lock(&a.lock)
+        if o.state[segment] == READY:
+            o.state[segment] = WANTED
+            if lack == 0:
+                slot = o.slot[segment] if o.slot[segment] >= 0 else take_slot(a, index, segment)
+                if slot >= 0:
+                    o.slot[segment] = -1
+                    o.state[segment] = HELD
+            elif lack > 0:  # rows that came meanwhile are first in the chain, and stay
+                link = &o.row[segment]
+                i = o.waiting[segment] - n
+                while i:
+                    link = &a.rows[link[0]].next
+                    i -= 1
+                for i in range(n):
+                    row = link[0]
+                    if counts[i]:
+                        link = &a.rows[row].next
+                    else:
+                        link[0] = a.rows[row].next
+                        free_row(a, row)
+                        o.waiting[segment] -= 1
+            if slot < 0 and lack >= 0:
+                look_at_segment(a, index, segment)
+        pthread_mutex_unlock(&a.lock)
+    free(have)
+    free(esis)
+    free(counts)
+    return slot
+
+
+cdef void gather(assembler *a, object_t *o, uint32_t segment, uint64_t *have) noexcept nogil:
+    """The bitmap of what is here of a segment, in its slot or elsewhere."""
+    cdef uint32_t i
+    for i in range(o.words):
+        if o.have[segment]:
+            have[i] |= o.have[segment][i]
+        if o.slot[segment] >= 0:
+            have[i] |= a.slots[o.slot[segment]].got[i]
+
+
+def restore(Assembler into not None, int slot, bytes seed not None):
+    """Solve a segment in the slot that ``ready`` gave, in which all that is here has been put: it is whole then."""
+    cdef const xor_kernel *k = choose(None)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef assembler *a = &into.a
+    cdef slot_t *t = into.slot_at(slot)
+    cdef object_t *o = into.object_at(t.object, t.segment)
+    cdef uint32_t i, n = 0
+    cdef int32_t row
+    cdef int lack = -1
+    cdef uint64_t *have = <uint64_t *>calloc(o.words, 8)
+    cdef uint32_t *esis = <uint32_t *>malloc((o.waiting[t.segment] + 1) * sizeof(uint32_t))
+    cdef xor_row *rows = <xor_row *>malloc((o.waiting[t.segment] + 1) * sizeof(xor_row))
+    with nogil:
+        if have and esis and rows:
+            for i in range(o.words):
+                have[i] = t.got[i] | (o.have[t.segment][i] if o.have[t.segment] else 0)
+            row = o.row[t.segment]
+            while row >= 0:
+                esis[n] = a.rows[row].esi
+                rows[n] = xor_row(row_at(a, row), o.g.symbol_bytes)
+                n += 1
+                row = a.rows[row].next
+            lack = solve_segment(k, &o.g, t.data, t.size, s, have, rows, esis, n)
+        pthread_mutex_lock(&a.lock)
+        free_rows(a, o, t.segment)
+        pthread_mutex_unlock(&a.lock)
+    free(have)
+    free(esis)
+    free(rows)
+    if lack < 0:
+        raise MemoryError
+    if lack:
+        raise ValueError("repair: not a slot to be restored")

@@ -15,7 +15,7 @@ BLOCK_BYTES_MIN = 1 << 10
 BLOCK_BYTES_MAX = 1 << 20
 SEGMENT_BYTES = 1 << 20
 SPLIT_NODES_MAX = 8  # source groups of one object
-LEAVES_FANOUT_LEVELS = 4  # leaves groups exist at every fourth level: fan-out 16
+FANOUT_LEVELS = 4  # leaves and repair groups exist at every fourth level: fan-out 16
 SYMBOLS_MAX = 8192  # of one segment; bounds a receiver's bitmap to 1 KiB
 SEGMENTS_AT_ONCE = 1 << 14  # hashed up from their leaves: 32 MiB of those, in blocks of 16 KiB
 ROWS_AT_ONCE = 1 << 14  # hashes compared in one go: two times 512 KiB stay in a core's cache
@@ -43,7 +43,10 @@ CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
 
 # --- repair code (docs/protocol.md, "Repair code") ---
 ESIS = 1 << 32  # encoding symbol IDs have 32 bits; those from the number of source symbols on are repair symbols
-REPAIR_VISIT_SYMBOLS = 32  # made of one segment at a time: to read a segment for one costs more than to make 20
+REPAIR_MADE_SYMBOLS = 32  # of one segment at a time: to read it for one costs more than to make 20
+REPAIR_VISIT_SYMBOLS = 16  # sent of one segment before the next one's turn: half of them are too many at the end
+REPAIR_AHEAD_MAX = 1024  # segments of which symbols are made and not yet sent: 23 MiB at a T of 1376
+REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons with; 1.6 on average
 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
@@ -51,8 +54,16 @@ BURST_S = 0.001  # a batch is never longer than this much of its group's rate
 CATCH_UP_S = 0.002  # how late a timer may fire without a loss of rate
 TURN_STREAMS = 8  # batches between two looks at the MLD sockets: some 2 ms at full speed
 NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats after a join
-ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # least times from the start of a round to that of the next
+REST_S = 0.03  # after a source round: a leave takes 8 to 25 ms to arrive
+ROUND_S = 0.5  # a second round takes at least so long: for a host that died the stream of a short file goes on
+SLOW_START_S = 0.05  # in which a slow start doubles the rate: what is sent in vain stays a third of what was sent
+SLOW_START_SYMBOLS = 500  # a second, to begin with
+SLOW_START_PART = 0.5  # or so many times the symbols of the group: 1 % of them in the time of a leave
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
+PLAN_S = 1.0  # a receiver looks so often whether other groups would cost less now; at once when anything changed
+CROWDED_PACKETS = 256  # of a source group, between two looks at what comes twice
+CROWDED_PART = 0.4  # of them useless, when several hosts send: then repair symbols do more
+ALONE_S = 2.0  # a sender that was picked out, and brings nothing for so long, gives way to the next
 TIMEOUT_S = 30.0
 
 # --- MLD (RFC 9777 section 9) ---
@@ -146,6 +157,8 @@ LAB_RETRY_S = 0.005
 # --- sockets and buffers ---
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
 SEND_BUFFER_BYTES = 4 << 20
+MEMORY_BYTES = 256 << 20  # of a receiver, for segments and repair symbols on their way
+MEMORY_BYTES_MIN = 64 << 20
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
 SEGMENT_CACHE = 32  # segments a share keeps in memory

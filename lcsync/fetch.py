@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from lcsync import _udp, files, listing, merkle, net
-from lcsync._wire import Assembler
+from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
     BLOCK_BYTES_MAX,
@@ -23,6 +23,7 @@ from lcsync.const import (
     INLINE_BYTES_MAX,
     JOBS_AT_ONCE,
     LIST_BYTES_MAX,
+    MEMORY_BYTES,
     NAP_US,
     POLL_S,
     SEGMENT_BYTES,
@@ -51,6 +52,7 @@ class Options:
     port: int
     channels: int
     timeout_s: float
+    memory_bytes: int = MEMORY_BYTES
     root: bytes | None = None
     preserve: bool = False
     dry_run: bool = False
@@ -73,7 +75,9 @@ class Result:
     lost: int = 0
     overrun: int = 0
     rejected: int = 0
+    solved: int = 0  # segments that repair symbols made whole
     joins: int = 0
+    by_kind: dict[str, int] = field(default_factory=dict)  # packets by kind of group
     seconds: float = 0.0
     root: str = ""
     drops: dict[str, int] = field(default_factory=dict)
@@ -111,6 +115,9 @@ class _Memory:
     def read_at(self, length: int, offset: int) -> bytes:
         return bytes(self.data[offset : offset + length])
 
+    def read_into(self, view: memoryview, offset: int) -> None:
+        view[:] = self.data[offset : offset + len(view)]
+
 
 class _Nowhere:
     """A store for dry runs: forgets what is written."""
@@ -120,6 +127,9 @@ class _Nowhere:
 
     def read_at(self, length: int, offset: int) -> bytes:
         return bytes(length)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        pass
 
 
 class _Old:
@@ -133,6 +143,9 @@ class _Old:
 
     def read_at(self, length: int, offset: int) -> bytes:
         return os.pread(self.fd, length, offset)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        files.read_into(self.fd, view, offset)
 
 
 class _Intake(threading.Thread):
@@ -211,8 +224,12 @@ class Fetcher:
         self.options = options
         self.result = Result(root=heard.manifest.root.hex())
         slots = SLOTS_BASE + 2 * options.channels
-        self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX)
-        self.receiver = Receiver(self.assembler, options.scope, options.channels)
+        symbol_bytes = heard.manifest.symbol_bytes
+        rows = max(SYMBOLS_MAX + ROWS_PER_SEGMENT_SPARE, (options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes)
+        self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
+        self.receiver = Receiver(
+            self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None
+        )
         self._jobs: list[_Job] = []
         self._started = self._progress_at = time.monotonic()
         self._accepted = 0
@@ -222,7 +239,7 @@ class Fetcher:
             stack.callback(self._pool.shutdown, cancel_futures=True)
             self.sock = net.receive_socket(options.port)
             stack.callback(self.sock.close)
-            packet_bytes = HEADER_BYTES + heard.manifest.symbol_bytes + TAG_BYTES
+            packet_bytes = HEADER_BYTES + symbol_bytes + TAG_BYTES
             self.intake = _Intake(self.sock, self.assembler, packet_bytes)
             self.intake.start()
             stack.callback(self.intake.stop)
@@ -329,8 +346,10 @@ class Fetcher:
         for address in self.receiver.close():
             net.leave(self.sock, address, self.heard.interface)
         r.overrun = net.dropped(self.sock)
-        r.packets, r.lost = self.receiver.loss.received, self.receiver.loss.lost
-        r.rejected, r.joins = self.receiver.rejected, self.receiver.joins
+        channels = self.receiver.channels
+        r.packets, r.lost, r.joins = channels.loss.received, channels.loss.lost, channels.joins
+        r.rejected, r.solved = self.receiver.rejected, self.receiver.solved
+        r.by_kind = {kind.name.lower(): packets for kind, packets in channels.by_kind.items()}
         counters = self.assembler.counters()
         r.received = counters.pop("bytes")
         r.drops = dict(Counter(counters) + (self.names.drops or Counter()))
@@ -347,7 +366,7 @@ class Fetcher:
             self.intake.ready.clear()
         if self.intake.error:
             raise Stalled(reason=f"receiving failed: {self.intake.error.strerror}")
-        self.receiver.handle(self.assembler.events())
+        self.receiver.handle(now)
         self._look_at_time()
         for heard in self.names.poll():
             self._compare_roots(heard)

@@ -368,6 +368,10 @@ class Target:
             done = read_into(self.fd, view, offset)
         return bytes(buffer[:done])
 
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``, up to the end of the file."""
+        read_into(self.fd, view, offset)
+
     def copy_within(self, src_offset: int, dst_offset: int, length: int) -> None:
         """Copy a range of the file onto another one of the same length; they may overlap."""
         if not length or src_offset == dst_offset:

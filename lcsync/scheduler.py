@@ -27,8 +27,8 @@ class Scheduler:
 
     def start(self, stream: Stream, now: float) -> None:
         """Put a stream on the run list, or tell a running one of a new listener."""
+        hurry = stream.restart(now, stream in self.running)
         due = max(now, stream.free_at)  # however often somebody joins, the rate holds
-        hurry = stream.restart(now)
         if stream not in self.running or (hurry and due < stream.due):
             self._push(stream, due)
 

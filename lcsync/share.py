@@ -13,16 +13,17 @@ import numpy as np
 
 from lcsync import group
 from lcsync._wire import BATCH_PACKETS, Batch
-from lcsync.const import HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.const import ESIS, HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.fountain import Fountain
 from lcsync.group import Kind
 from lcsync.membership import Membership
-from lcsync.merkle import Tree, node_span
+from lcsync.merkle import Tree, node_span, split_level
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Stream, SymbolStream
+from lcsync.sender import NameStream, Repair, Stream, SymbolStream
 from lcsync.table import Group, GroupTable
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
-from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
+from lcsync.wire import hashes_geometry, source_geometry
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Port:
 
 
 class Share:
-    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run."""
+    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run, random."""
 
     def __init__(self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0) -> None:
         self.scope = scope
@@ -69,6 +70,7 @@ class Share:
         self.ports: dict[int, Port] = {}
         self.sent = dict.fromkeys(Kind, 0)  # bytes with IPv6 and UDP headers, by kind of group
         self.packets = 0
+        self._fountain = Fountain(tsi % ESIS)
         self._batch = Batch(offer.symbol_bytes)
         self._kinds: dict[bytes, Kind] = {}
         self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
@@ -207,33 +209,46 @@ class Share:
             toi = group.toi(Kind.NAME, 0, name)
             return NameStream(ifindex, address, toi, self.tsi, self._rate(SPLIT_NODES_MAX), self._manifest_of(name))
         tree = offer.trees[what.owner]
-        segments = len(tree.outline)
-        if what.kind is Kind.SOURCE:
-            span = node_span(what.level, what.node, segments)
-            toi = group.toi(Kind.SOURCE, symbol, tree.nodes[what.level][what.node].tobytes())
-            geometry = source_geometry(tree.length, tree.block_bytes, symbol)
-            rate = self._rate(len(tree.nodes[what.level]))
-            load = offer.load
-            return SymbolStream(
-                ifindex, address, toi, self.tsi, rate, geometry, span.start, len(span), lambda i: load(tree, i)
-            )
-        if what.kind is Kind.OUTLINE:
-            toi = group.toi(Kind.OUTLINE, symbol, tree.root)
-            hashes = tree.outline
-            geometry = outline_geometry(segments, symbol)
-        else:
-            span = node_span(what.level, what.node, segments)
-            toi = group.toi(Kind.LEAVES, symbol, tree.nodes[what.level][what.node].tobytes())
-            per = SEGMENT_BYTES // tree.block_bytes
+        ident = tree.root if what.kind is Kind.OUTLINE else tree.nodes[what.level][what.node].tobytes()
+        toi = group.toi(what.kind, symbol, ident)
+        if what.kind in (Kind.SOURCE, Kind.REPAIR):
+            return self._content_stream(ifindex, address, toi, tree, what)
+        hashes = tree.outline
+        if what.kind is Kind.LEAVES:
+            span, per = node_span(what.level, what.node, len(tree.outline)), SEGMENT_BYTES // tree.block_bytes
             hashes = tree.leaves[span.start * per : span.stop * per]
-            geometry = leaves_geometry(len(hashes), tree.block_bytes, symbol)
+        geometry = hashes_geometry(len(hashes), symbol)
         part = geometry.segment_bytes // HASH_BYTES
 
         def piece(segment: int) -> memoryview:
             return hashes[segment * part : (segment + 1) * part].data.cast("B")
 
         rate = self._rate(SPLIT_NODES_MAX)
-        return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece)
+        repair = Repair(lambda segment: ident, self._fountain)
+        return SymbolStream(
+            ifindex, address, toi, self.tsi, rate, self.packet_bits, geometry, 0, geometry.segments, piece,
+            repair=repair,
+        )  # fmt: skip
+
+    def _content_stream(self, ifindex: int, address: bytes, toi: bytes, tree: Tree, what: Group) -> SymbolStream:
+        segments, load = len(tree.outline), self.offer.load
+        span = node_span(what.level, what.node, segments)
+        source = what.kind is Kind.SOURCE
+        return SymbolStream(
+            ifindex,
+            address,
+            toi,
+            self.tsi,
+            self._rate(len(tree.nodes[split_level(segments)])),
+            self.packet_bits,
+            source_geometry(tree.length, tree.block_bytes, self.offer.symbol_bytes),
+            span.start,
+            len(span),
+            lambda segment: load(tree, segment),
+            source=source,
+            repair=None if source else Repair(lambda segment: tree.outline[segment].tobytes(), self._fountain),
+            at=self.tsi,  # another host that shares the same begins elsewhere
+        )
 
     def _manifest_of(self, name: bytes) -> Callable[[], bytes | None]:
         def manifest() -> bytes | None:
@@ -245,7 +260,8 @@ class Share:
     def _renew(self, stream: Stream) -> None:
         """After a change of the offer: a source stream of equal content may have another file to read."""
         number = self.table.find(stream.address)
-        if isinstance(stream, SymbolStream) and self._kinds[stream.address] is Kind.SOURCE:
+        if isinstance(stream, SymbolStream) and self._kinds[stream.address] in (Kind.SOURCE, Kind.REPAIR):
             fresh = self._stream(stream.ifindex, stream.address, self.table.group(number))
             assert isinstance(fresh, SymbolStream)
             stream.geometry, stream.first, stream.load = fresh.geometry, fresh.first, fresh.load
+            stream.repair = fresh.repair

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcsync import group
-from lcsync.const import GROUP_ID_BYTES, LEAVES_FANOUT_LEVELS
+from lcsync.const import FANOUT_LEVELS, GROUP_ID_BYTES
 from lcsync.group import Kind
 from lcsync.merkle import Tree, split_level
 
@@ -29,9 +29,9 @@ class Group(NamedTuple):
     node: int
 
 
-def leaves_levels(segments: int) -> range:
-    """Levels over the segments that have leaves groups."""
-    return range(0, split_level(segments) + 1, LEAVES_FANOUT_LEVELS)
+def fanout_levels(segments: int) -> range:
+    """Levels over the segments that have leaves and repair groups."""
+    return range(0, split_level(segments) + 1, FANOUT_LEVELS)
 
 
 class GroupTable:
@@ -57,10 +57,11 @@ class GroupTable:
                 continue
             add(Kind.OUTLINE, tree.root, owner)
             split = split_level(len(tree.outline))
-            for level in leaves_levels(len(tree.outline)):
+            for level in fanout_levels(len(tree.outline)):
                 raw = tree.nodes[level].tobytes()
                 for node in range(len(raw) // 32):
-                    add(Kind.LEAVES, raw[node * 32 : node * 32 + 32], owner, level, node)
+                    for kind in (Kind.LEAVES, Kind.REPAIR):
+                        add(kind, raw[node * 32 : node * 32 + 32], owner, level, node)
             for node, ident in enumerate(tree.nodes[split]):
                 add(Kind.SOURCE, ident.tobytes(), owner, split, node)
         self._prefix = group.address(b"", scope)
