@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
  *
- * Packets to symbols and back. Packing writes a run of symbols of one segment
- * as finished packets; feeding puts the symbols of arriving packets into
- * segments. Both work on batches, without the interpreter's lock.
+ * Packets to symbols and back. Packing writes the headers of a run of symbols
+ * and points at their payloads where those lie; feeding puts the symbols of
+ * arriving packets into segments. Both work on batches, without the
+ * interpreter's lock.
  *
  * Everything in a packet is hostile: each field is compared with what the
  * streams and objects that *we* set up allow before it becomes an index.
@@ -14,8 +15,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
-enum { HEADER = 36, TOI = 14, BATCH = 64, STREAMS = 64 };
+/* BATCH: a whole segment of 16 KiB blocks is 768 packets, at an MTU of 1280 it is 960 */
+enum { HEADER = 36, TOI = 14, BATCH = 1024, STREAMS = 64 };
 
 static const uint8_t LCT[4] = { 0x10, 0xf0, 7, 128 }; /* V C PSI | S O H A B | HDR_LEN | codepoint */
 
@@ -84,17 +87,40 @@ static inline void put_header(uint8_t *out, uint32_t cci, uint64_t tsi, const ui
 	put32(out + 32, esi);
 }
 
-/* Packs symbols [esi, esi + count) of a segment at `stride` bytes from each other. */
-static inline void pack_symbols(uint8_t *out, uint32_t stride, uint16_t *lengths, const struct geometry *g,
-                         const uint8_t *segment, uint32_t size, uint32_t cci, uint64_t tsi, const uint8_t *toi,
-                         uint32_t sbn, uint32_t esi, uint32_t count)
+/* Finished packets, in two parts each: the header here, the payload wherever it lies. */
+struct packets {
+	uint32_t count;
+	uint8_t headers[BATCH][HEADER];
+	struct iovec parts[BATCH][2];
+};
+
+static inline void put_packet(struct packets *p, const uint8_t *payload, uint32_t length, uint32_t cci, uint64_t tsi,
+                              const uint8_t *toi, uint32_t sbn, uint32_t esi)
 {
-	for (uint32_t i = 0; i < count; i++, out += stride) {
+	uint8_t *header = p->headers[p->count];
+	put_header(header, cci, tsi, toi, sbn, esi);
+	p->parts[p->count][0] = (struct iovec){ header, HEADER };
+	p->parts[p->count][1] = (struct iovec){ (void *)payload, length }; /* which is only read */
+	p->count++;
+}
+
+/* Appends symbols [esi, esi + count) of a segment; there is room. */
+static inline void pack_symbols(struct packets *p, const struct geometry *g, const uint8_t *segment, uint32_t size,
+                                uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi,
+                                uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t offset, n = symbol_place(g, size, esi + i, &offset);
-		put_header(out, cci + i, tsi, toi, sbn, esi + i);
-		memcpy(out + HEADER, segment + offset, n);
-		lengths[i] = HEADER + n;
+		put_packet(p, segment + offset, n, cci + i, tsi, toi, sbn, esi + i);
 	}
+}
+
+/* Appends symbols that were made, `symbol_bytes` each, one after the other; there is room. */
+static inline void pack_repair(struct packets *p, const uint8_t *made, uint32_t symbol_bytes, uint32_t cci,
+                               uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		put_packet(p, made + (size_t)i * symbol_bytes, symbol_bytes, cci + i, tsi, toi, sbn, esi + i);
 }
 
 /* --- receiving --- */
@@ -250,8 +276,9 @@ static void count_loss(struct stream *s, const uint8_t *packet)
 	}
 }
 
-static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length)
+static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length, const uint8_t *source)
 {
+	(void)source;
 	if (length < HEADER)
 		return SHORT;
 	if (memcmp(packet, LCT, 4))
@@ -293,11 +320,16 @@ static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_
 	return ACCEPTED;
 }
 
-static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths, int count)
+/* Takes packets `stride` bytes from each other; `sources` are their senders' addresses of 16 bytes, `source_stride` from
+ * each other: 0, one for all; NULL, not known.
+ */
+static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
+                              int count, const uint8_t *sources, uint32_t source_stride)
 {
 	pthread_mutex_lock(&a->lock);
 	for (int i = 0; i < count; i++)
-		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i])]++;
+		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i],
+		                     sources ? sources + (size_t)i * source_stride : NULL)]++;
 	pthread_mutex_unlock(&a->lock);
 }
 

@@ -48,8 +48,11 @@ REPAIR_VISIT_SYMBOLS = 32  # made of one segment at a time: to read a segment fo
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate
+FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
 CATCH_UP_S = 0.002  # how late a timer may fire without a loss of rate
-TURN_STREAMS = 8  # batches between two looks at the MLD sockets: some 2 ms at full speed
+TURN_STREAMS = 8  # batches between two looks at the MLD sockets,
+TURN_S = 0.01  # or fewer, if they take so long: a leave is worth 1 MiB a millisecond
 NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats after a join
 ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # least times from the start of a round to that of the next
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
@@ -146,9 +149,12 @@ LAB_RETRY_S = 0.005
 # --- sockets and buffers ---
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
 SEND_BUFFER_BYTES = 4 << 20
+SEND_TIMEOUT_S = 1  # to wait for room in it: an interface that takes nothing must not stop the others for good
+SEND_FAILED_S = 0.1  # before a stream is tried again whose packets could not be sent
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
-SEGMENT_CACHE = 32  # segments a share keeps in memory
+SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
+SEGMENT_FILES = 64  # that a share keeps open to read from
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time

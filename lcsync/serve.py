@@ -18,16 +18,28 @@ from typing import NoReturn
 from lcsync import _udp, group, net
 from lcsync._wire import Batch
 from lcsync.cache import TreeCache
-from lcsync.const import CHECK_FILE_S, HEAR_S, LOOK_PART, MALI_S, SCOPES, STARTUP_NAMES, TICK_S
+from lcsync.const import (
+    CHECK_FILE_S,
+    HEAR_S,
+    LOOK_PART,
+    MALI_S,
+    SCOPES,
+    SEND_FAILED_S,
+    STARTUP_NAMES,
+    TICK_S,
+    TURN_S,
+)
 from lcsync.errors import Error, NoPrivilege, UsageError
 from lcsync.group import Kind
-from lcsync.index import Index, Item, SegmentCache
+from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
 from lcsync.paths import printable
+from lcsync.segments import SegmentCache
+from lcsync.sender import Stream
 from lcsync.share import Offer, Share
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
@@ -70,6 +82,7 @@ class Server:
         self.options = options
         self.cache = SegmentCache()
         self.ports: list[Link] = []
+        self._senders: dict[int, tuple[Link, _udp.Sender]] = {}
         self._changes = Changes()
         self._pool = ThreadPoolExecutor(1)
         self._look: Future[Index | None] | None = None
@@ -140,6 +153,7 @@ class Server:
         except ValueError as error:
             raise UsageError(reason=str(error)) from None
         index = port.interface.index
+        self._senders[index] = port, _udp.Sender(port.sock.fileno(), self.options.port, index)
         membership = Membership(self.share.table, tracker, now)
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
@@ -160,7 +174,7 @@ class Server:
             self._asked = True
             return None if item.looks_changed() else item.manifest(symbol)
 
-        def load(tree: Tree, segment: int) -> bytes | None:
+        def load(tree: Tree, segment: int) -> memoryview | None:
             data = self.cache.load(by_tree[id(tree)], segment)
             self._asked = self._asked or data is None
             return data
@@ -186,8 +200,7 @@ class Server:
                 port.hear(self.share.hear, HEAR_S / len(hearing))
             for port in self.ports:
                 port.speak(now)
-            for stream, batch in self.share.transmit(now):
-                self._send(stream.ifindex, batch, stream.address)
+            self._transmit(now)
             if now >= tick_at:
                 self._tick(now)
                 tick_at = now + TICK_S
@@ -195,6 +208,16 @@ class Server:
                     refresh_at = now + MALI_S / 4
                     for port in self.ports:
                         self.share.refresh_all(port.interface.index)
+
+    def _transmit(self, now: float) -> None:
+        """Send what is due, but not for so long that leaves go unheard."""
+        end = now + TURN_S
+        due = self.share.transmit(now)
+        for stream, batch in due:
+            if not self._send(stream, batch):
+                self.share.put_off(stream, now + SEND_FAILED_S)
+            elif time.monotonic() > end:
+                due.close()
 
     def _who_hears(self) -> dict[int | Changes, Link]:
         return {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
@@ -206,6 +229,7 @@ class Server:
             self.options.say(f"{port.interface.name}: is gone")
             self.ports.remove(port)
             self.share.remove_port(port.interface.index)
+            del self._senders[port.interface.index]
             port.close()
         for port in self.ports:
             port.look(now)
@@ -226,17 +250,19 @@ class Server:
         self._start(port, now)
         self.options.say(f"{name}: sharing there too")
 
-    def _send(self, ifindex: int, batch: Batch, address: bytes) -> None:
-        port = next(p for p in self.ports if p.interface.index == ifindex)
+    def _send(self, stream: Stream, batch: Batch) -> bool:
+        """Send a batch; what fails is said once, until it works again."""
+        port, sender = self._senders[stream.ifindex]
         try:
-            _udp.send(port.sock.fileno(), batch, address, self.options.port, ifindex)
-            port.failed = ""
+            sender.send(batch, stream.address)
+            failed = "" if sender.whole else f"--mtu {self.options.mtu} is more than it carries now: sent in fragments"
         except OSError as error:
-            if port.failed != (error.strerror or str(error)):
-                port.failed = error.strerror or str(error)
-                self.options.say(
-                    f"{port.interface.name}: sending failed: {error.strerror}; going on as soon as it works"
-                )
+            failed = f"sending failed: {error.strerror}; going on as soon as it works"
+        if failed != port.failed:
+            port.failed = failed
+            if failed:
+                self.options.say(f"{port.interface.name}: {failed}")
+        return not failed or not sender.whole
 
     def _tick(self, now: float) -> None:
         self.share.tick(now)
@@ -268,6 +294,7 @@ class Server:
     def _renew(self, fresh: Index, now: float) -> None:
         news = [line for line in fresh.skipped if line not in self.index.skipped]
         self.index = fresh
+        self.cache.close_files()
         self._asked = any(item.changed for item in fresh.items)
         for line in news:
             self.options.say(line)
@@ -287,6 +314,7 @@ class Server:
         for port in self.ports:
             port.close()
         self.ports = []
+        self.cache.close_files()
         self._changes.close()
 
     def summary(self) -> str:

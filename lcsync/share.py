@@ -6,7 +6,7 @@ listener → membership → tracker → scheduler → stream → packets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -159,17 +159,32 @@ class Share:
         """The groups on the run list: interface index and address."""
         return [(stream.ifindex, stream.address) for stream in self.scheduler.running]
 
-    def transmit(self, now: float) -> Iterator[tuple[Stream, Batch]]:
-        """The packets that are due; a batch is good until the next one is asked for."""
-        for stream, limit in self.scheduler.turn(self._ask, now):
-            self._batch.clear()
-            wish = stream.fill(self._batch, limit, now)
-            size = self._batch.bytes_on_wire()
-            self.sent[self._kinds[stream.address]] += size
-            self.packets += len(self._batch)
-            self.scheduler.sent(stream, size * 8, wish, now)
-            if size:
-                yield stream, self._batch
+    def transmit(self, now: float) -> Generator[tuple[Stream, Batch], None, None]:
+        """The packets that are due; a batch is good until the next one is asked for.
+
+        It may be closed early: the streams that were not asked yet are the first of the next turn.
+        """
+        batch, scheduler = self._batch, self.scheduler
+        turn = scheduler.turn(self._ask, now)
+        try:
+            while turn:
+                stream, limit = turn.pop(0)
+                batch.clear()
+                wish = stream.fill(batch, limit, now)
+                size = batch.bytes_on_wire()
+                self.sent[self._kinds[stream.address]] += size
+                self.packets += len(batch)
+                scheduler.sent(stream, size * 8, wish, now)
+                if size:
+                    yield stream, batch
+        finally:
+            for stream, _ in turn:
+                scheduler.put_back(stream)
+            batch.clear()
+
+    def put_off(self, stream: Stream, until: float) -> None:
+        """Ask a stream no more before ``until``: what it gave last could not be sent."""
+        self.scheduler.put_off(stream, until)
 
     def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
         if len(self.ports) == 1:
@@ -184,7 +199,7 @@ class Share:
 
     @staticmethod
     def _ask_port(port: Port, streams: Sequence[Stream]) -> Sequence[bool]:
-        addresses = np.frombuffer(b"".join(s.address for s in streams), np.uint8).reshape(-1, 16)
+        addresses = np.frombuffer(b"".join([s.address for s in streams]), np.uint8).reshape(-1, 16)
         active: list[bool] = port.tracker.active_many(addresses).tolist()
         return active
 

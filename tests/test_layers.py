@@ -16,7 +16,7 @@ ROWS = (
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom _exact",
     "membership querier scheduler sender receiver download plan rate share",
-    "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds",
+    "net netlink firewall listener _udp pieces copying files compare cache index segments lab thresholds",
     "link serve names fetch progress local demo probe doctor tune measure plot",
     "options cli __main__",
 )
