@@ -31,8 +31,8 @@
 enum {
 	GSO_BYTES = 65000, /* of a message: IPv6 carries 65535, UDP header included */
 	GSO_PACKETS = 64, /* of a message: UDP_MAX_SEGMENTS of kernels before 6.9 */
-	FULL_US = 1000, /* wait for a queue that is full, */
-	FULL_TIMES = 20, /* so many times; then it is an error */
+	FULL_US = 1000, /* between two tries at a queue that is full, */
+	FULL_LIMIT_US = 20000, /* which is an error when it lasts */
 	HOLD_US = 200, /* wait for the other thread to empty an assembler that is full */
 	MESSAGES = 64, /* taken by one call */
 	MESSAGE_BYTES = 65536, /* no UDP datagram is larger, coalesced or not */
@@ -101,27 +101,34 @@ static int of_segments(int why)
 	return why == EINVAL || why == EIO || why == EMSGSIZE || why == ENOPROTOOPT || why == EOPNOTSUPP;
 }
 
-/* Sends the packets from `*sent` on, which it advances; 0 or why it stopped. Where the kernel does not cut, it is given
+/* Sends the packets from `*sent` on, which it advances; 0 or why it stopped: EINTR, to be called again. Where the kernel does not cut, it is given
  * packet after packet, and one that is too large for the interface goes out in fragments: `*whole` is then 0.
  */
 static int send_packets(struct sender *s, int fd, struct packets *p, uint32_t *sent, int *whole)
 {
-	int segment = 1, full = 0;
+	int segment = 1;
+	int64_t full_at = 0; /* when a call began that found the queue full, with none between that did not */
 	while (*sent < p->count) {
 		int n = form_messages(s, p, *sent, segment), done = 0;
 		while (done < n) {
+			const int64_t began = microseconds();
 			int k = sendmmsg(fd, s->messages + done, n - done, 0);
 			s->calls++;
 			if (k > 0) {
-				full = 0;
+				full_at = 0;
 				s->sent_messages += k;
 				for (int i = done; i < done + k; i++)
 					*sent += s->packets[i];
 				done += k;
+				if (done < n) /* by an error, which the next call tells, or by a signal, which it would not */
+					return EINTR;
 				continue;
 			}
 			int why = errno;
-			if ((why == ENOBUFS || why == EAGAIN) && full++ < FULL_TIMES) {
+			if (why == ENOBUFS || why == EAGAIN) {
+				full_at = full_at ? full_at : began;
+				if (microseconds() >= full_at + FULL_LIMIT_US)
+					return why;
 				usleep(FULL_US);
 			} else if (segment && s->packets[done] > 1 && of_segments(why)) {
 				segment = 0;
