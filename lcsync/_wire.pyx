@@ -104,6 +104,11 @@ cdef class Batch:
     def __len__(self):
         return self.p.count
 
+    @property
+    def count(self):
+        """As ``len``, but no call."""
+        return self.p.count
+
     cdef Py_buffer *keep(self, data, Py_ssize_t size) except NULL:
         """Hold a buffer of ``size`` bytes until `clear`. There is room: each holds a packet at least."""
         cdef Py_buffer *view = &self.kept[self.nkept]

@@ -52,7 +52,8 @@ FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go 
 SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
 CATCH_UP_S = 0.002  # how late a timer may fire without a loss of rate
 TURN_STREAMS = 8  # batches between two looks at the MLD sockets,
-TURN_S = 0.01  # or fewer, if they take so long: a leave is worth 1 MiB a millisecond
+TURN_PACKETS = 4096  # or fewer, if they are long: four segments take 5 ms at 7 Gbit/s,
+TURN_S = 0.01  # and only one is sent if the last turn took longer: a leave is to be heard soon
 NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats after a join
 ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # least times from the start of a round to that of the next
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
@@ -92,6 +93,7 @@ OTHER_QUERIER_MAX_S = MALI_MAX_S  # a forged query cannot silence the querier fo
 ACTIVE_GROUPS_MAX = 256  # sent at once; the oldest unrefreshed goes first
 HOSTS_PER_GROUP_MAX = 64  # above, hosts of the group are no longer told apart
 HOST_PAIRS_MAX = 8192  # (host, group) pairs known at once
+HOSTS_COUNTED_MAX = 1 << 16  # addresses, while --min-receivers are waited for
 HOST_GROUPS_MAX = 128  # active groups that one host's reports started: no one takes them all
 EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from contextlib import suppress
 from sys import getrefcount
 
 from lcsync import files
-from lcsync.const import SEGMENT_BYTES, SEGMENT_CACHE_BYTES, SEGMENT_FILES
+from lcsync._blake2s import hash_blocks, hash_top
+from lcsync.const import PERSON_LEAF, SEGMENT_BYTES, SEGMENT_CACHE_BYTES, SEGMENT_FILES
 from lcsync.errors import SourceError
 from lcsync.index import Item
-from lcsync.merkle import segment_root
 
 REFERENCES = 2  # to a buffer that nobody else reads: by the name here, and by the question
 
@@ -37,18 +36,23 @@ class SegmentCache:
         """The bytes of a segment; None, and the item is marked, if they are not what its tree says."""
         if item.data is not None:
             return memoryview(item.data)[segment * SEGMENT_BYTES : (segment + 1) * SEGMENT_BYTES]
-        digest = item.tree.outline[segment].tobytes()
-        view = self._kept.get(digest)
-        if view is not None:
+        digest = item.tree.nodes[0][segment].tobytes()
+        if digest in self._kept:
             self._kept.move_to_end(digest)
-            return view
+            return self._kept[digest]
         start = segment * SEGMENT_BYTES
-        view = self._room(min(SEGMENT_BYTES, item.tree.length - start))
-        if not self._read(item, view, start) or segment_root(view, item.tree.block_bytes) != digest:
+        left = item.tree.length - start
+        size = left if left < SEGMENT_BYTES else SEGMENT_BYTES
+        view = memoryview(bytearray(size)) if self.held_bytes + size <= self.limit_bytes else self._room(size)
+        self.held_bytes += size
+        if (
+            self._read(item, view, start) != size
+            or hash_top(hash_blocks(view, item.tree.block_bytes, PERSON_LEAF)) != digest
+        ):
             item.changed = True
-            self.held_bytes -= len(view)
+            self.held_bytes -= size
             return None
-        self.read_bytes += len(view)
+        self.read_bytes += size
         self._kept[digest] = view
         return view
 
@@ -57,24 +61,31 @@ class SegmentCache:
         fits = None
         while self._kept and self.held_bytes + size > self.limit_bytes:
             view = self._kept.popitem(last=False)[1]
-            buffer, have = view.obj, len(view)
+            buffer, have = view.obj, view.nbytes
             self.held_bytes -= have
-            with suppress(BufferError):  # a batch still points into it: not to be written to
+            try:
                 view.release()
-                if have == size and getrefcount(buffer) == REFERENCES:
-                    fits = buffer
-        self.held_bytes += size
+            except BufferError:  # a batch still points into it: not to be written to
+                continue
+            if have == size and getrefcount(buffer) == REFERENCES:
+                fits = buffer
         return memoryview(fits or bytearray(size))
 
-    def _read(self, item: Item, view: memoryview, start: int) -> bool:
-        """Fill ``view`` from the item's file; false if it is not there, or too short."""
+    def _read(self, item: Item, view: memoryview, start: int) -> int:
+        """Fill ``view`` from the item's file; the bytes read: fewer if it is too short, -1 if it is not there."""
+        path, version = item.path, item.version
         try:
-            fd = self._open.get(item.path)
-            if fd is None or files.version(fd) != item.version:
-                fd = self._reopen(item.path)
-            return os.preadv(fd, [view], start) == len(view)
+            if path in self._open:
+                status = os.fstat(fd := self._open[path])
+            if path not in self._open or (
+                status.st_mtime_ns != version.mtime_ns
+                or status.st_ctime_ns != version.ctime_ns
+                or status.st_size != version.length
+            ):  # the inode is the one that was opened
+                fd = self._reopen(path)
+            return os.preadv(fd, [view], start)
         except (OSError, SourceError):
-            return False
+            return -1
 
     def _reopen(self, path: bytes) -> int:
         """Open a file, perhaps in place of one that is there no more."""

@@ -14,6 +14,7 @@ from lcsync import group, manifest, merkle, trackers
 from lcsync._wire import Assembler, parse
 from lcsync.const import BLOCK_BYTES, HEADER_BYTES, POLL_S, SCOPES, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.download import Download
+from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
@@ -241,11 +242,12 @@ class Network:
         bwlimit_bps: float = 1e9,
         tracker: str = "list",
         block_bytes: int = BLOCK_BYTES,
+        gate: Gate | None = None,
     ) -> None:
         self.now = START_S
         self.files = files
         self.block_bytes = block_bytes
-        self.share = Share(offer_of(files, block_bytes), SCOPE, 0x123456789ABC, bwlimit_bps)
+        self.share = Share(offer_of(files, block_bytes), SCOPE, 0x123456789ABC, bwlimit_bps, gate=gate)
         watcher = trackers.create(tracker, 64, self.now)
         self.share.add_port(IFINDEX, Membership(self.share.table, watcher, self.now), watcher)
         self.hosts: list[Host] = []
