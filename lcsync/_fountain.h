@@ -101,17 +101,6 @@ static int make_repair(const struct xor_kernel *kernel, const struct geometry *g
 	return ready;
 }
 
-/* Appends finished packets of symbols that were made, as pack_symbols does for source symbols. */
-static void pack_repair(uint8_t *out, uint32_t stride, uint16_t *lengths, const uint8_t *made, uint32_t symbol_bytes,
-	uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t e, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++, out += stride, made += symbol_bytes) {
-		put_header(out, cci + i, tsi, toi, sbn, e + i);
-		memcpy(out + HEADER, made, symbol_bytes);
-		lengths[i] = HEADER + symbol_bytes;
-	}
-}
-
 /* --- solving --- */
 
 /* Gauss elimination over bits, symbol by symbol. A line is the coefficients of the `unknown` symbols, and after them

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
  *
- * Packets to symbols and back. Packing writes a run of symbols of one segment
- * as finished packets; feeding puts the symbols of arriving packets into
- * segments. Both work on batches, without the interpreter's lock.
+ * Packets to symbols and back. Packing writes the headers of a run of symbols
+ * and points at their payloads where those lie; feeding puts the symbols of
+ * arriving packets into segments. Both work on batches, without the
+ * interpreter's lock.
  *
  * Everything in a packet is hostile: each field is compared with what the
  * streams and objects that *we* set up allow before it becomes an index.
@@ -14,8 +15,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
-enum { HEADER = 36, TOI = 14, BATCH = 64, STREAMS = 64 };
+/* BATCH: a whole segment of 16 KiB blocks is 768 packets, at an MTU of 1280 it is 960 */
+enum { HEADER = 36, TOI = 14, BATCH = 1024, STREAMS = 64 };
 
 static const uint8_t LCT[4] = { 0x10, 0xf0, 7, 128 }; /* V C PSI | S O H A B | HDR_LEN | codepoint */
 
@@ -84,17 +87,40 @@ static inline void put_header(uint8_t *out, uint32_t cci, uint64_t tsi, const ui
 	put32(out + 32, esi);
 }
 
-/* Packs symbols [esi, esi + count) of a segment at `stride` bytes from each other. */
-static inline void pack_symbols(uint8_t *out, uint32_t stride, uint16_t *lengths, const struct geometry *g,
-                         const uint8_t *segment, uint32_t size, uint32_t cci, uint64_t tsi, const uint8_t *toi,
-                         uint32_t sbn, uint32_t esi, uint32_t count)
+/* Finished packets, in two parts each: the header here, the payload wherever it lies. */
+struct packets {
+	uint32_t count;
+	uint8_t headers[BATCH][HEADER];
+	struct iovec parts[BATCH][2];
+};
+
+static inline void put_packet(struct packets *p, const uint8_t *payload, uint32_t length, uint32_t cci, uint64_t tsi,
+                              const uint8_t *toi, uint32_t sbn, uint32_t esi)
 {
-	for (uint32_t i = 0; i < count; i++, out += stride) {
+	uint8_t *header = p->headers[p->count];
+	put_header(header, cci, tsi, toi, sbn, esi);
+	p->parts[p->count][0] = (struct iovec){ header, HEADER };
+	p->parts[p->count][1] = (struct iovec){ (void *)payload, length }; /* which is only read */
+	p->count++;
+}
+
+/* Appends symbols [esi, esi + count) of a segment; there is room. */
+static inline void pack_symbols(struct packets *p, const struct geometry *g, const uint8_t *segment, uint32_t size,
+                                uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi,
+                                uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t offset, n = symbol_place(g, size, esi + i, &offset);
-		put_header(out, cci + i, tsi, toi, sbn, esi + i);
-		memcpy(out + HEADER, segment + offset, n);
-		lengths[i] = HEADER + n;
+		put_packet(p, segment + offset, n, cci + i, tsi, toi, sbn, esi + i);
 	}
+}
+
+/* Appends symbols that were made, `symbol_bytes` each, one after the other; there is room. */
+static inline void pack_repair(struct packets *p, const uint8_t *made, uint32_t symbol_bytes, uint32_t cci,
+                               uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		put_packet(p, made + (size_t)i * symbol_bytes, symbol_bytes, cci + i, tsi, toi, sbn, esi + i);
 }
 
 /* --- receiving --- */
@@ -154,7 +180,7 @@ struct row {
 	int32_t next;
 };
 
-struct sender {
+struct origin {
 	uint8_t address[16];
 	uint64_t tsi, packets, heard;
 	int wrong, ignored; /* segments that failed with its symbols alone */
@@ -170,7 +196,7 @@ struct assembler {
 	struct object *objects;
 	int nobjects;
 	struct stream streams[STREAMS];
-	struct sender senders[SENDERS]; /* [ANYBODY] stays empty */
+	struct origin senders[SENDERS]; /* [ANYBODY] stays empty */
 	int sender; /* the last one heard */
 	struct slot *slots;
 	int nslots, nfree, last;
@@ -201,7 +227,7 @@ static inline struct event_t pop_event(struct assembler *a)
 	return event;
 }
 
-static void drop_events(struct assembler *a, int object)
+static inline void drop_events(struct assembler *a, int object)
 {
 	for (int left = a->nevents; left--;) {
 		struct event_t event = pop_event(a);
@@ -210,7 +236,7 @@ static void drop_events(struct assembler *a, int object)
 	}
 }
 
-static uint32_t count_bits(const uint64_t *map, uint32_t words)
+static inline uint32_t count_bits(const uint64_t *map, uint32_t words)
 {
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < words; i++)
@@ -318,7 +344,7 @@ static int take_slot(struct assembler *a, int object, uint32_t segment)
 }
 
 /* What a segment had is forgotten, and what is under way to the store with it. */
-static void forget(struct assembler *a, int object, uint32_t segment)
+static inline void forget(struct assembler *a, int object, uint32_t segment)
 {
 	struct object *o = &a->objects[object];
 	if (o->slot[segment] >= 0) {
@@ -354,7 +380,7 @@ static struct stream *find_stream(struct assembler *a, const uint8_t *toi)
  * none that was found to lie. */
 static int find_sender(struct assembler *a, const uint8_t *address, uint64_t tsi)
 {
-	struct sender *s = &a->senders[a->sender];
+	struct origin *s = &a->senders[a->sender];
 	int least = ANYBODY;
 	if (a->sender == ANYBODY || s->tsi != tsi || memcmp(s->address, address, 16)) {
 		a->sender = ANYBODY;
@@ -369,7 +395,7 @@ static int find_sender(struct assembler *a, const uint8_t *address, uint64_t tsi
 		}
 		if (a->sender == ANYBODY && least != ANYBODY) {
 			a->sender = least;
-			a->senders[least] = (struct sender){ .tsi = tsi };
+			a->senders[least] = (struct origin){ .tsi = tsi };
 			memcpy(a->senders[least].address, address, 16);
 		}
 		if (a->sender == ANYBODY)
@@ -520,7 +546,7 @@ static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint3
 	pthread_mutex_lock(&a->lock);
 	for (int i = 0; i < count; i++)
 		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i],
-				     sources ? sources + (size_t)i * source_stride : NULL)]++;
+		                     sources ? sources + (size_t)i * source_stride : NULL)]++;
 	pthread_mutex_unlock(&a->lock);
 }
 

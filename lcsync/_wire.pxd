@@ -11,6 +11,12 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *)
 
 
+cdef extern from "sys/uio.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
 cdef extern from "_wire.h" nogil:
     enum:
         HEADER
@@ -35,6 +41,10 @@ cdef extern from "_wire.h" nogil:
     struct geometry:
         uint64_t length
         uint32_t segment_bytes, block_bytes, symbol_bytes
+
+    struct packets_t "packets":
+        uint32_t count
+        iovec parts[1024][2]
 
     struct object_t "object":
         geometry g
@@ -68,7 +78,7 @@ cdef extern from "_wire.h" nogil:
         uint32_t esi
         int32_t next
 
-    struct sender_t "sender":
+    struct sender_t "origin":
         uint64_t tsi, packets, heard
         int wrong, ignored
 
@@ -113,15 +123,19 @@ cdef extern from "_wire.h" nogil:
     void forget(assembler *, int, uint32_t)
     void look_at_segment(assembler *, int, uint32_t)
     uint8_t *row_at(assembler *, int32_t)
-    void pack_symbols(uint8_t *, uint32_t, uint16_t *, const geometry *, const uint8_t *, uint32_t, uint32_t, uint64_t,
-                      const uint8_t *, uint32_t, uint32_t, uint32_t)
+    void pack_symbols(packets_t *, const geometry *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
+                      uint32_t, uint32_t, uint32_t)
+    void pack_repair(packets_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *, uint32_t, uint32_t,
+                     uint32_t)
 
 
 cdef class Batch:
-    cdef uint8_t *data
-    cdef uint32_t stride
-    cdef uint16_t lengths[64]
-    cdef int count
+    cdef packets_t *p
+    cdef Py_buffer *kept
+    cdef int nkept
+    cdef uint32_t symbol_bytes
+    cdef Py_buffer *keep(self, data, Py_ssize_t size) except NULL
+    cdef void let_go(self) noexcept
 
 
 cdef class Geometry:

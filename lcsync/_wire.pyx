@@ -2,6 +2,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """Packets to symbols and back, a batch at a time. The C is in _wire.h."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -87,44 +88,71 @@ cdef class Geometry:
 
 
 cdef class Batch:
-    """Up to ``BATCH_PACKETS`` finished packets for one group, ``stride`` bytes apart."""
+    """Up to ``BATCH_PACKETS`` finished packets for one group, of at most ``symbol_bytes`` of payload each.
+
+    Payloads stay where they are: what they lie in is kept, and must not change, until ``clear``.
+    """
 
     def __cinit__(self, uint32_t symbol_bytes):
-        self.stride = HEADER + symbol_bytes
-        self.data = <uint8_t *>malloc(<size_t>BATCH * self.stride)
-        if not self.data:
+        self.symbol_bytes = symbol_bytes
+        self.p = <packets_t *>calloc(1, sizeof(packets_t))
+        self.kept = <Py_buffer *>malloc(BATCH * sizeof(Py_buffer))
+        if not self.p or not self.kept:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.data)
+        self.let_go()
+        free(self.p)
+        free(self.kept)
 
     def __len__(self):
-        return self.count
+        return self.p.count
+
+    @property
+    def count(self):
+        """As ``len``, but no call."""
+        return self.p.count
+
+    cdef Py_buffer *keep(self, data, Py_ssize_t size) except NULL:
+        """Hold a buffer of ``size`` bytes until `clear`. There is room: each holds a packet at least."""
+        cdef Py_buffer *view = &self.kept[self.nkept]
+        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+        if view.len != size:
+            PyBuffer_Release(view)
+            raise ValueError("batch: not bytes")
+        self.nkept += 1
+        return view
+
+    cdef void let_go(self) noexcept:
+        while self.nkept:
+            self.nkept -= 1
+            PyBuffer_Release(&self.kept[self.nkept])
 
     def clear(self):
-        self.count = 0
+        self.p.count = 0
+        self.let_go()
 
     def bytes_on_wire(self):
         """Bytes of all packets with IPv6 and UDP headers."""
         cdef uint64_t total = 0
-        cdef int i
-        for i in range(self.count):
-            total += self.lengths[i] + 48
+        cdef uint32_t i
+        for i in range(self.p.count):
+            total += self.p.parts[i][1].iov_len + HEADER + 48
         return total
 
-    def add(self, Geometry geometry not None, const uint8_t[::1] segment, uint32_t index, uint32_t cci, uint64_t tsi,
+    def add(self, Geometry geometry not None, segment not None, uint32_t index, uint32_t cci, uint64_t tsi,
             bytes toi not None, uint32_t sbn, uint32_t esi, uint32_t count):
         """Append symbols ``esi … esi + count`` of ``segment``, the data of segment number ``index``."""
         cdef uint32_t size = segment_size(&geometry.g, index)
         cdef const uint8_t *name = toi
-        if len(toi) != TOI or segment.shape[0] != size or geometry.g.symbol_bytes + HEADER > self.stride:
+        cdef Py_buffer *view
+        if len(toi) != TOI or geometry.g.symbol_bytes > self.symbol_bytes or len(segment) != size:
             raise ValueError("batch: sizes don't fit")
-        if self.count + count > BATCH or <uint64_t>esi + count > symbol_count(&geometry.g, size):
+        if count > BATCH - self.p.count or <uint64_t>esi + count > symbol_count(&geometry.g, size):
             raise IndexError("batch: too many symbols")
-        with nogil:
-            pack_symbols(self.data + <size_t>self.count * self.stride, self.stride, self.lengths + self.count,
-                         &geometry.g, &segment[0], size, cci, tsi, name, sbn, esi, count)
-        self.count += count
+        if count:
+            view = self.keep(segment, size)
+            pack_symbols(self.p, &geometry.g, <const uint8_t *>view.buf, size, cci, tsi, name, sbn, esi, count)
 
     def add_payload(self, bytes payload not None, uint32_t cci, uint64_t tsi, bytes toi not None):
         """Append one packet with ``payload`` as it is: SBN 0, ESI 0."""
@@ -133,8 +161,9 @@ cdef class Batch:
 
     def packets(self):
         """The packets as a list of bytes."""
-        return [PyBytes_FromStringAndSize(<char *>self.data + i * self.stride, self.lengths[i])
-                for i in range(self.count)]
+        return [PyBytes_FromStringAndSize(<char *>self.p.parts[i][0].iov_base, HEADER)
+                + PyBytes_FromStringAndSize(<char *>self.p.parts[i][1].iov_base, self.p.parts[i][1].iov_len)
+                for i in range(self.p.count)]
 
 
 cdef class _SlotView:
@@ -437,13 +466,18 @@ cdef class Assembler:
     # --- symbols ---
 
     def feed(self, packets, bytes source=b""):
-        """Take packets from an iterable of bytes, sent by the 16-byte address ``source``.
+        """Take packets from an iterable of bytes (the socket layer hands over whole batches in C).
 
-        (The socket layer hands over whole batches in C.)
+        ``source``: the 16-byte address of who sent them, if it is known.
         """
         cdef uint32_t length
         cdef const uint8_t[::1] view
-        cdef const uint8_t *address = <const uint8_t *>source if len(source) == 16 else NULL
+        cdef const uint8_t *given = source
+        cdef const uint8_t *address = NULL
+        if len(source) not in (0, 16):
+            raise ValueError("an IPv6 address has 16 bytes")
+        if source:
+            address = given
         for packet in packets:
             length = len(packet)
             view = packet if length else b"\0"

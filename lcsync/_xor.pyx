@@ -17,9 +17,8 @@ from libc.stdlib cimport calloc, free, malloc
 from lcsync import simd
 from lcsync._wire cimport (
     BATCH,
-    HEADER,
-    READY,
     HELD,
+    READY,
     TOI,
     WANTED,
     Assembler,
@@ -31,6 +30,7 @@ from lcsync._wire cimport (
     geometry,
     look_at_segment,
     object_t,
+    pack_repair,
     pthread_mutex_lock,
     pthread_mutex_unlock,
     row_at,
@@ -59,8 +59,6 @@ cdef extern from "_fountain.h" nogil:
                                                uint32_t, uint32_t, uint32_t)
     bint make_repair(const xor_kernel *, const geometry *, const uint8_t *, uint32_t, const uint8_t *, uint32_t,
                      uint32_t, uint8_t *)
-    void pack_repair(uint8_t *, uint32_t, uint16_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
-                     uint32_t, uint32_t, uint32_t)
     int symbols_short(const xor_kernel *, const uint8_t *, uint32_t, const uint64_t *, const uint32_t *, uint32_t,
                       uint8_t *)
     int solve_segment(const xor_kernel *, const geometry *, uint8_t *, uint32_t, const uint8_t *, const uint64_t *,
@@ -137,24 +135,24 @@ def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None,
     return out
 
 
-def add_repair(Batch batch not None, const uint8_t[::1] made not None, uint32_t symbol_bytes, uint32_t cci,
-               uint64_t tsi, bytes toi not None, uint32_t sbn, uint32_t esi):
+def add_repair(Batch batch not None, made not None, uint32_t symbol_bytes, uint32_t cci, uint64_t tsi,
+               bytes toi not None, uint32_t sbn, uint32_t esi):
     """Append packets of consecutive repair symbols, the first of them ``esi``, that ``repair_symbols`` made.
 
-    A visit can so be made at once and sent in parts. ValueError if sizes don't fit, IndexError if there is no room.
+    A visit can so be made at once and sent in parts; ``made`` is kept until the batch is cleared. ValueError if sizes
+    don't fit, IndexError if there is no room.
     """
     cdef const uint8_t *name = toi
     cdef uint32_t count
-    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.stride - HEADER or made.shape[0] % symbol_bytes:
+    cdef Py_buffer *view
+    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.symbol_bytes or len(made) % symbol_bytes:
         raise ValueError("batch: sizes don't fit")
-    if made.shape[0] // symbol_bytes > BATCH - batch.count:
+    if len(made) // symbol_bytes > BATCH - batch.p.count:
         raise IndexError("batch: too many symbols")
-    count = made.shape[0] // symbol_bytes
+    count = len(made) // symbol_bytes
     if count:
-        with nogil:
-            pack_repair(batch.data + <size_t>batch.count * batch.stride, batch.stride, batch.lengths + batch.count,
-                        &made[0], symbol_bytes, cci, tsi, name, sbn, esi, count)
-    batch.count += count
+        view = batch.keep(made, <Py_ssize_t>count * symbol_bytes)
+        pack_repair(batch.p, <const uint8_t *>view.buf, symbol_bytes, cci, tsi, name, sbn, esi, count)
 
 
 def solve(Geometry shape not None, uint32_t index, bytes seed not None, uint8_t[::1] segment not None,

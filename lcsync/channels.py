@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lcsync import group, plan
-from lcsync._wire import REPAIR_SYMBOLS, ROWS_PER_SEGMENT_SPARE, SOURCE_SYMBOLS, Assembler
+from lcsync._wire import REPAIR_SYMBOLS, ROWS_PER_SEGMENT_SPARE, SOURCE_SYMBOLS, Assembler, Geometry
 from lcsync.const import CROWDED_PACKETS, CROWDED_PART, HASH_BYTES, PLAN_S, SEGMENT_BYTES, SILENCE_S
 from lcsync.download import Download
 from lcsync.group import Kind
@@ -31,8 +31,8 @@ Window = tuple[int, int]  # of a source round: the run, and the packet number th
 class Channel:
     """A group that is joined: for the segments ``first … first + count`` of its download.
 
-    Hashes are put together in an ``object`` of their own, of ``parts`` parts, and kept in ``list``; symbols of the
-    content in the download's.
+    Hashes are put together in an ``object`` of their own, and their parts kept in ``lists`` as they come; symbols of
+    the content in the download's.
     """
 
     address: bytes
@@ -46,9 +46,8 @@ class Channel:
     object: int
     stream: int
     heard_at: float
-    parts: int = 0
-    part_bytes: int = SEGMENT_BYTES
-    list: bytearray = field(default_factory=bytearray)
+    hashes: Geometry | None = None  # how the list is cut, if it carries hashes
+    lists: dict[int, bytearray] = field(default_factory=dict)
     here: set[int] = field(default_factory=set)
     rows: int = 0  # repair symbols that may have to wait
     packets: int = 0
@@ -63,13 +62,17 @@ class Channel:
     def where(self) -> slice:
         return slice(self.first, self.first + self.count)
 
-    def part(self, number: int) -> memoryview:
+    def part(self, number: int) -> bytearray:
         """The bytes of a part of the list of hashes."""
-        return memoryview(self.list)[number * self.part_bytes : (number + 1) * self.part_bytes]
+        assert self.hashes is not None
+        if number not in self.lists:
+            self.lists[number] = bytearray(self.hashes.segment_size(number))
+        return self.lists[number]
 
     def part_of(self, segment: int) -> int:
         """The part that has the block hashes of a segment."""
-        return (segment - self.first) * self.leaves_bytes // self.part_bytes
+        assert self.hashes is not None
+        return (segment - self.first) * self.leaves_bytes // self.hashes.segment_bytes
 
     @property
     def leaves_bytes(self) -> int:
@@ -116,7 +119,7 @@ class Channels:
 
     def of_object(self, number: int) -> Channel | None:
         """The channel of an object that is a list of hashes."""
-        return next((c for c in self.open if c.object == number and c.parts), None)
+        return next((c for c in self.open if c.object == number and c.hashes), None)
 
     def look_at(self, download: Download, segment: int) -> None:
         """A segment is whole: was it the last one of a channel?"""
@@ -248,7 +251,7 @@ class Channels:
         rows = 0
         if need is not None:
             here = need[span.start : span.stop]
-            rows = int(here.sum()) + ROWS_PER_SEGMENT_SPARE * np.count_nonzero(here)
+            rows = int(here.sum()) + ROWS_PER_SEGMENT_SPARE * int(np.count_nonzero(here))
             waiting = sum(c.rows for c in self.open)
             if waiting and waiting + rows > self._rows:
                 return
@@ -270,18 +273,16 @@ class Channels:
         """Expect a group's packets."""
         toi = group.toi(kind, download.symbol_bytes, ident)
         if kind in (Kind.SOURCE, Kind.REPAIR):
-            number, first, count, parts, length, part = download.object, span.start, len(span), 0, 0, 0
+            number, first, count, hashes = download.object, span.start, len(span), None
         else:
-            hashes = download.geometry.segments if kind is Kind.OUTLINE else download.blocks_under(span)
-            geometry = hashes_geometry(hashes, download.symbol_bytes)
-            number, first, count, length = self.assembler.add_object(geometry), 0, geometry.segments, geometry.length
-            parts, part = count, geometry.segment_bytes
-            for at in range(parts):
-                self.assembler.want(number, at)
+            many = download.geometry.segments if kind is Kind.OUTLINE else download.blocks_under(span)
+            hashes = hashes_geometry(many, download.symbol_bytes)
+            number, first, count = self.assembler.add_object(hashes), 0, hashes.segments
+            for part in range(count):
+                self.assembler.want(number, part)
         stream = self.assembler.add_stream(toi, number, first, count, TAKES[kind])
         return Channel(
-            address, kind, ident, download, level, node, span.start, len(span), number, stream, now, parts,
-            part, bytearray(length), rows=rows,
+            address, kind, ident, download, level, node, span.start, len(span), number, stream, now, hashes, rows=rows
         )  # fmt: skip
 
     # --- what to leave ---
@@ -300,7 +301,7 @@ class Channels:
             tsi, first, _, _ = self.assembler.stream_run(channel.stream)
             self._windows.setdefault((channel.download, channel.first), (tsi, first))  # it may be joined again
         self.assembler.remove_stream(channel.stream)
-        if channel.parts:
+        if channel.hashes:
             self.assembler.remove_object(channel.object)
         self.open.remove(channel)
 

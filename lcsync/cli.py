@@ -170,6 +170,8 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
     from lcsync import link, serve
 
+    if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
+        raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
     say = _say(args)
     options = serve.Options(
         block_bytes=args.blocksz,
@@ -179,6 +181,8 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mtu=args.mtu,
         bwlimit_bps=args.bwlimit,
         delay_s=args.delay / 1e6,
+        min_receivers=args.min_receivers,
+        max_wait_s=args.max_wait,
         interfaces=args.interface,
         tracker=_tracker(args, say),
         mld=args.mld,

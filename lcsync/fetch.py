@@ -19,7 +19,6 @@ from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
     BLOCK_BYTES_MAX,
-    HEADER_BYTES,
     INLINE_BYTES_MAX,
     JOBS_AT_ONCE,
     LIST_BYTES_MAX,
@@ -29,7 +28,6 @@ from lcsync.const import (
     SEGMENT_BYTES,
     SLOTS_BASE,
     SYMBOLS_MAX,
-    TAG_BYTES,
 )
 from lcsync.download import Download, Store
 from lcsync.errors import DestinationError, SourceError, Stalled, WrongContent
@@ -151,11 +149,11 @@ class _Old:
 class _Intake(threading.Thread):
     """Takes packets from the socket into the assembler, and says when something is ready."""
 
-    def __init__(self, sock: socket.socket, assembler: Assembler, packet_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, assembler: Assembler) -> None:
         super().__init__(name="intake", daemon=True)
         self.sock = sock
         self.assembler = assembler
-        self.receiver = _udp.Receiver(packet_bytes)
+        self.receiver = _udp.Receiver()
         self.ready = threading.Event()
         self.stopping = False
         self.error: OSError | None = None
@@ -237,10 +235,11 @@ class Fetcher:
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
             stack.callback(self._pool.shutdown, cancel_futures=True)
-            self.sock = net.receive_socket(options.port)
+            self.sock = net.receive_socket(options.port, coalesce=True)
             stack.callback(self.sock.close)
-            packet_bytes = HEADER_BYTES + symbol_bytes + TAG_BYTES
-            self.intake = _Intake(self.sock, self.assembler, packet_bytes)
+            if lack := net.buffer_lack(self.sock):
+                options.say(lack)
+            self.intake = _Intake(self.sock, self.assembler)
             self.intake.start()
             stack.callback(self.intake.stop)
             self._stack = stack.pop_all()

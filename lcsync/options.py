@@ -175,6 +175,20 @@ def parser() -> argparse.ArgumentParser:
         help="least time between two packets of a group, in µs",
     )
     share.add_argument(
+        "--min-receivers",
+        type=_number(1, const.HOSTS_COUNTED_MAX),
+        default=0,
+        metavar="N",
+        help="send no data before so many hosts have joined; one whose --timeout is shorter gives up",
+    )
+    share.add_argument(
+        "--max-wait",
+        type=_number(0, 1e9, float),
+        default=float("inf"),
+        metavar="S",
+        help="nor later than so many seconds after the first of them (no limit unless told)",
+    )
+    share.add_argument(
         "--hops",
         type=_number(0, 255),
         default=const.HOPS,

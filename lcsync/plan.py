@@ -7,6 +7,7 @@ Pure functions over arrays of segments; nodes are ``(level, index)``. Costs are 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from lcsync.merkle import split_level
 
 Segments = NDArray[np.bool_]  # one bool a segment
 Counts = NDArray[np.int64]  # symbols of each segment, or of the segments under each node
+Costs = NDArray[np.float64]
 Node = tuple[int, int]
 
 GROUP_COST = 16.0  # symbols that are sent in vain in the time of a leave
@@ -23,14 +25,15 @@ DOWN_PART = 0.75  # many groups are taken for one above them if they cost so muc
 STAY_PART = 0.5  # and so much less, where that one is joined already
 
 
-def _under(ufunc: np.ufunc, values: NDArray[np.generic], step: int) -> NDArray[np.generic]:
-    found: NDArray[np.generic] = ufunc.reduceat(values, np.arange(0, len(values), step))
+def _under(ufunc: np.ufunc, values: NDArray[Any], step: int) -> Costs:
+    """``ufunc`` over each ``step`` values."""
+    found: Costs = ufunc.reduceat(values, np.arange(0, len(values), step)).astype(np.float64)
     return found
 
 
-def _per_node(segments: Segments, level: int) -> Counts:
+def _per_node(segments: Segments, level: int) -> Costs:
     """How many of ``segments`` are set under each node of ``level``."""
-    return _under(np.add, segments.astype(np.int64), 1 << level).astype(np.int64)
+    return _under(np.add, segments.astype(np.int64), 1 << level)
 
 
 def _highest(segments: int) -> int:
@@ -88,8 +91,11 @@ class RepairCosts:
         self.wanted: Segments = need > 0
         self._take: dict[int, Segments] = {}
         expect = np.where(self.wanted, need + REPAIR_ROWS_SPARE, 0).astype(np.float64)
-        best = np.where(self.wanted, expect + GROUP_COST, 0)
-        most, rows, count, step = expect, expect, np.ones(len(need)), 1 << FANOUT_LEVELS
+        best: Costs = np.where(self.wanted, expect + GROUP_COST, 0)
+        most: Costs = expect
+        rows: Costs = expect
+        count: Costs = np.ones(len(need))
+        step = 1 << FANOUT_LEVELS
         for level in range(FANOUT_LEVELS, _highest(len(need)) + 1, FANOUT_LEVELS):
             down = _under(np.add, best, step)
             most, rows, count = _under(np.maximum, most, step), _under(np.add, rows, step), _under(np.add, count, step)
@@ -101,9 +107,9 @@ class RepairCosts:
             best = np.where(self._take[level], here, down)
         self._best = best
 
-    def under(self, level: int) -> NDArray[np.float64]:
+    def under(self, level: int) -> Costs:
         """The least cost under each node of a ``level`` that is none below the highest with repair groups."""
-        return _under(np.add, self._best, 1 << level - _highest(len(self.wanted))).astype(np.float64)
+        return _under(np.add, self._best, 1 << level - _highest(len(self.wanted)))
 
     def nodes(self) -> list[Node]:
         """The groups to join, in order."""

@@ -147,9 +147,10 @@ class Receiver:
 
     def _outline(self, channel: Channel, part: int) -> bool:
         channel.here.add(part)
-        if len(channel.here) < channel.parts:
+        assert channel.hashes is not None
+        if len(channel.here) < channel.hashes.segments:
             return True
-        outline = bytes(channel.list)
+        outline = b"".join(channel.part(i) for i in range(channel.hashes.segments))
         if not channel.download.set_outline(outline):
             for other in channel.here - {part}:  # which of them is wrong can't be told
                 self.assembler.want(channel.object, other)
@@ -162,9 +163,10 @@ class Receiver:
 
     def _leaves(self, channel: Channel, part: int) -> bool:
         download, per = channel.download, channel.leaves_bytes
-        first = channel.first + part * channel.part_bytes // per
-        hashes, right = channel.part(part), True
-        for at in range(first, min(first + channel.part_bytes // per, channel.span.stop)):
+        assert channel.hashes is not None
+        part_bytes, hashes, right = channel.hashes.segment_bytes, channel.part(part), True
+        first = channel.first + part * part_bytes // per
+        for at in range(first, min(first + part_bytes // per, channel.span.stop)):
             if download.asked[at]:
                 start = (at - first) * per
                 right = self._segment_leaves(download, at, bytes(hashes[start : start + per])) and right

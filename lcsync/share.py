@@ -15,6 +15,7 @@ from lcsync import group
 from lcsync._wire import BATCH_PACKETS, Batch
 from lcsync.const import ESIS, HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
 from lcsync.fountain import Fountain
+from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, node_span, split_level
@@ -60,7 +61,10 @@ class Port:
 class Share:
     """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run, random."""
 
-    def __init__(self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0, gate: Gate | None = None
+    ) -> None:
+        self.gate = Gate() if gate is None else gate  # for all but manifests
         self.scope = scope
         self.tsi = tsi
         self.bwlimit_bps = bwlimit_bps
@@ -105,7 +109,10 @@ class Share:
     def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
         """One ICMPv6 message from a listener socket."""
         port = self.ports[ifindex]
-        for number in port.membership.receive(source, message, now):
+        new = port.membership.receive(source, message, now)
+        if self.gate.closed and any(self.table.group(number).kind is not Kind.NAME for number in new):
+            self.gate.joined(source, now)  # who is only in a name's group would miss the start
+        for number in new:
             self._start(port, number, now)
 
     def open_all(self, ifindex: int, now: float) -> None:
@@ -163,32 +170,40 @@ class Share:
 
     def transmit(self, now: float) -> Iterator[tuple[Stream, Batch]]:
         """The packets that are due; a batch is good until the next one is asked for."""
-        for stream, limit in self.scheduler.turn(self._ask, now):
-            self._batch.clear()
-            wish = stream.fill(self._batch, limit, now)
-            size = self._batch.bytes_on_wire()
+        batch, scheduler = self._batch, self.scheduler
+        if self.gate.closed and self.gate.opens(now):
+            for port in self.ports.values():
+                for stream in port.streams.values():
+                    if stream not in scheduler.running:
+                        scheduler.start(stream, now)
+        for stream, limit in scheduler.turn(self._ask, now):
+            batch.clear()
+            wish = stream.fill(batch, limit, now)
+            size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
-            self.packets += len(self._batch)
-            self.scheduler.sent(stream, size * 8, wish, now)
+            self.packets += batch.count
+            scheduler.sent(stream, size * 8, wish, now)
             if size:
-                yield stream, self._batch
+                yield stream, batch
+        batch.clear()
+
+    def put_off(self, stream: Stream, until: float) -> None:
+        """Ask a stream no more before ``until``: what it gave last could not be sent."""
+        self.scheduler.put_off(stream, until)
 
     def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
+        """Which of them have a listener. At full speed the calls here are a part of what sending costs."""
+        addresses = np.ndarray((len(streams), 16), np.uint8, b"".join([stream.address for stream in streams]))
         if len(self.ports) == 1:
-            return self._ask_port(next(iter(self.ports.values())), streams)
+            for port in self.ports.values():
+                return list(port.tracker.active_many(addresses))
         out = [False] * len(streams)
         for port in self.ports.values():
-            mine = [i for i, s in enumerate(streams) if s.ifindex == port.ifindex]
+            mine = [i for i, stream in enumerate(streams) if stream.ifindex == port.ifindex]
             if mine:
-                for i, active in zip(mine, self._ask_port(port, [streams[i] for i in mine]), strict=True):
-                    out[i] = active
+                for i, active in zip(mine, port.tracker.active_many(addresses[mine]), strict=True):
+                    out[i] = bool(active)
         return out
-
-    @staticmethod
-    def _ask_port(port: Port, streams: Sequence[Stream]) -> Sequence[bool]:
-        addresses = np.frombuffer(b"".join(s.address for s in streams), np.uint8).reshape(-1, 16)
-        active: list[bool] = port.tracker.active_many(addresses).tolist()
-        return active
 
     def _start(self, port: Port, number: int, now: float) -> None:
         address = self.table.address(number)
@@ -196,7 +211,8 @@ class Share:
         if stream is None:
             stream = port.streams[address] = self._stream(port.ifindex, address, self.table.group(number))
             stream.cci = self._numbers.pop((port.ifindex, address), 0)
-        self.scheduler.start(stream, now)
+        if not self.gate.closed or self._kinds[address] is Kind.NAME:
+            self.scheduler.start(stream, now)
 
     def _rate(self, groups: int) -> float:
         return min(self.bwlimit_bps / min(groups, SPLIT_NODES_MAX), self.delay_bps)

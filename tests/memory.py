@@ -14,6 +14,7 @@ from lcsync import group, manifest, merkle, trackers
 from lcsync._wire import Assembler, parse
 from lcsync.const import BLOCK_BYTES, HEADER_BYTES, POLL_S, SCOPES, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.download import Download
+from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
@@ -247,10 +248,12 @@ class Network:
         bwlimit_bps: float = 1e9,
         tracker: str = "list",
         block_bytes: int = BLOCK_BYTES,
+        gate: Gate | None = None,
     ) -> None:
         self.now = START_S
         self.files = files
         self.block_bytes = block_bytes
+        self.gate = gate
         self.shares: list[Share] = []
         self._add_share(RUN, bwlimit_bps, tracker)
         self.share = self.shares[0]
@@ -262,7 +265,7 @@ class Network:
         self.forgers: list[tuple[bytes, Wire]] = []
 
     def _add_share(self, run: int, bwlimit_bps: float, tracker: str = "list") -> None:
-        share = Share(offer_of(self.files, self.block_bytes), SCOPE, run, bwlimit_bps)
+        share = Share(offer_of(self.files, self.block_bytes), SCOPE, run, bwlimit_bps, gate=self.gate)
         watcher = trackers.create(tracker, 64, self.now)
         share.add_port(IFINDEX, Membership(share.table, watcher, self.now), watcher)
         self.shares.append(share)

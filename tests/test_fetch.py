@@ -234,7 +234,7 @@ def groups_of(tree: merkle.Tree, name: bytes) -> list[str]:
     """All groups that a transfer of this content may join."""
     found = [group.group_id(Kind.NAME, 0, name), group.group_id(Kind.OUTLINE, SYMBOL, tree.root)]
     for node in tree.outline:
-        found += [group.group_id(kind, SYMBOL, node.tobytes()) for kind in (Kind.LEAVES, Kind.SOURCE)]
+        found += [group.group_id(kind, SYMBOL, node.tobytes()) for kind in (Kind.LEAVES, Kind.SOURCE, Kind.REPAIR)]
     return [shown(group.address(each, 5)) for each in found]
 
 

@@ -201,12 +201,12 @@ def test_a_visit_is_sent_in_parts() -> None:
 
 
 def test_a_batch_takes_what_fits() -> None:
-    toi, batch, made = bytes(range(14)), Batch(100), bytes(100) * 40
+    toi, batch, made = bytes(range(14)), Batch(100), bytes(100) * (BATCH_PACKETS - 24)
     _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
     with pytest.raises(IndexError):
         _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
-    assert len(batch) == 40
-    _xor.add_repair(batch, made[: 100 * (BATCH_PACKETS - 40)], 100, 0, 99, toi, 1, 5000)
+    assert len(batch) == BATCH_PACKETS - 24
+    _xor.add_repair(batch, made[: 100 * 24], 100, 0, 99, toi, 1, 5000)
     _xor.add_repair(batch, b"", 100, 0, 99, toi, 1, 5000)
     assert len(batch) == BATCH_PACKETS
     for data, symbol_bytes, name in ((made, 132, toi), (made, 0, toi), (made, 99, toi), (made, 100, toi[1:])):

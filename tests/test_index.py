@@ -13,8 +13,9 @@ from programs import BLOCK, MIB, content
 
 from lcsync import listing, merkle
 from lcsync.errors import SourceError, UsageError
-from lcsync.index import Index, Item, SegmentCache
+from lcsync.index import Index, Item
 from lcsync.manifest import Content, decode
+from lcsync.segments import SegmentCache
 
 
 def index_of(**given: Path) -> Index:
@@ -246,14 +247,3 @@ def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
     fresh.progress = None
     final = fresh.again()
     assert item(final, "x").tree.length == MIB + 4 * noise and not final.looks_changed()
-
-
-def test_the_cache_is_bounded(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(content(5 * MIB))
-    found = index_of(x=tmp_path / "x").items[0]
-    cache = SegmentCache(2)
-    for segment in (0, 1, 2, 3, 4, 4, 3):
-        cache.load(found, segment)
-    assert cache.read_bytes == 5 * MIB
-    cache.load(found, 0)
-    assert cache.read_bytes == 6 * MIB

@@ -15,8 +15,8 @@ ROWS = (
     "merkle _blake2s paths keys",
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom _exact",
-    "membership querier scheduler sender receiver channels download plan rate share",
-    "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds",
+    "membership querier gate scheduler sender receiver channels download plan rate share",
+    "net netlink firewall listener _udp pieces copying files compare cache index segments lab thresholds",
     "link serve names fetch progress local demo probe doctor tune measure plot",
     "options cli __main__",
 )

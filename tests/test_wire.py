@@ -101,6 +101,7 @@ def payload(size: int) -> bytes:
 # --- sizes ---
 
 
+@settings(deadline=None)  # the slow one is slow
 @given(shapes())
 def test_geometry_is_the_slow_one(shape: tuple[int, int, int, int]) -> None:
     geometry, reference = Geometry(*shape), cut(*shape)
@@ -206,14 +207,35 @@ def test_a_batch_holds_several_runs() -> None:
     assert batch.packets() == [] and batch.bytes_on_wire() == 0
 
 
-def test_a_batch_refuses_what_does_not_fit() -> None:
-    geometry = Geometry(10_000, 10_000, 500, 100)
-    data = payload(10_000)
+def test_a_batch_points_into_a_buffer_and_holds_it_until_it_is_cleared() -> None:
+    geometry = Geometry(500, 500, 500, 100)
+    data = bytearray(500)
     batch = Batch(100)
-    for esi, count in ((0, BATCH_PACKETS + 1), (100, 1), (99, 2), (2**32 - 1, 2), (0, 2**32 - 1)):
+    batch.add(geometry, data, 0, 0, TSI, TOI, 0, 0, 5)
+    data[100:200] = payload(100)
+    assert read(batch.packets()[1]).payload == payload(100), "no copy is made"
+    with pytest.raises(BufferError):
+        data.clear()
+    batch.clear()
+    data.clear()
+    view = memoryview(bytearray(500))
+    batch.add(geometry, view, 0, 0, TSI, TOI, 0, 0, 0)  # nothing of it, so it is not held
+    view.release()
+    view = memoryview(bytearray(500))
+    batch.add(geometry, view, 0, 0, TSI, TOI, 0, 4, 1)
+    del batch
+    view.release()
+
+
+def test_a_batch_refuses_what_does_not_fit() -> None:
+    geometry = Geometry(200_000, 200_000, 500, 100)
+    data = payload(200_000)
+    batch = Batch(100)
+    for esi, count in ((0, BATCH_PACKETS + 1), (2000, 1), (1999, 2), (2**32 - 1, 2), (0, 2**32 - 1)):
         with pytest.raises(IndexError):
             batch.add(geometry, data, 0, 0, TSI, TOI, 0, esi, count)
-    for segment, index, toi in ((data[:-1], 0, TOI), (data, 1, TOI), (data, 0, TOI[1:])):
+    words = memoryview(bytes(200_000 * 4)).cast("I")
+    for segment, index, toi in ((data[:-1], 0, TOI), (data, 1, TOI), (data, 0, TOI[1:]), (words, 0, TOI)):
         with pytest.raises(ValueError):
             batch.add(geometry, segment, index, 0, TSI, toi, 0, 0, 1)
     with pytest.raises(ValueError):
