@@ -222,6 +222,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         scope=const.SCOPES[args.scope],
         port=args.port,
         channels=args.channels,
+        memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
         preserve=args.perms or args.archive,

@@ -25,6 +25,7 @@ from lcsync.const import (
     MEMORY_BYTES,
     NAP_US,
     POLL_S,
+    ROWS_MAX,
     SEGMENT_BYTES,
     SLOTS_BASE,
     SYMBOLS_MAX,
@@ -221,9 +222,10 @@ class Fetcher:
         self.names = names
         self.options = options
         self.result = Result(root=heard.manifest.root.hex())
-        slots = SLOTS_BASE + 2 * options.channels
+        slots = min(SLOTS_BASE + 2 * options.channels, options.memory_bytes // 2 // SEGMENT_BYTES)
         symbol_bytes = heard.manifest.symbol_bytes
-        rows = max(SYMBOLS_MAX + ROWS_PER_SEGMENT_SPARE, (options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes)
+        least = SYMBOLS_MAX + ROWS_PER_SEGMENT_SPARE  # of one segment, whatever a manifest says
+        rows = max(least, min((options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes, ROWS_MAX))
         self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
         self.receiver = Receiver(
             self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None

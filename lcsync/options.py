@@ -79,6 +79,15 @@ def _block_bytes(text: str) -> int:
     return value
 
 
+def _memory_bytes(text: str) -> int:
+    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    value = int(digits) * scale if digits.isdigit() else 0
+    if not const.MEMORY_BYTES_MIN <= value <= const.MEMORY_BYTES_MAX:
+        raise argparse.ArgumentTypeError(f"{text}: not an amount of memory; say 64M to 64G")
+    return value
+
+
 def _root(text: str) -> bytes:
     try:
         raw = bytes.fromhex(text)
@@ -262,6 +271,13 @@ def parser() -> argparse.ArgumentParser:
         default=const.CHANNELS,
         metavar="N",
         help="most groups to be in at once (%(default)s unless told)",
+    )
+    fetch.add_argument(
+        "--max-memory",
+        type=_memory_bytes,
+        default=const.MEMORY_BYTES,
+        metavar="SIZE",
+        help="for what is on its way, from 64M (256M unless told): repair groups are joined as far as it goes",
     )
     fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
     fetch.add_argument(
