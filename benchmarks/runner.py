@@ -48,6 +48,17 @@ def machine() -> str:
 # --- programs ---
 
 
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    """Programs that lose their parent meanwhile become this process's children; prctl(2)."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 class Program:
     """A program in a host: when it began and ended (monotonic seconds), and what it took.
 
@@ -56,18 +67,22 @@ class Program:
     """
 
     def __init__(self, host: Host, argv: Sequence[str | Path], log: Path, env: Mapping[str, str]) -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.host, self.log = host, log
         self.name = f"{Path(argv[0]).name if argv[0] != sys.executable else argv[2]} in host {host.index}"
-        self.started = time.monotonic()
         self.ended = 0.0
         self.code: int | None = None
         self.user_s = self.sys_s = self.peak_mb = 0.0
-        shell = ["/bin/sh", "-c", '"$@" >"$0" 2>&1 & echo $!', log, *argv]
-        with host.popen(shell, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={**os.environ, **env}) as started:
-            assert started.stdout is not None
-            self.pid = int(started.stdout.read())
-        self.pidfd = os.pidfd_open(self.pid)
+        # the end of the shell's input, when the shell has left, starts the program: one that ended
+        # sooner would be the shell's to bury
+        script = 'exec 3<&0; { read -r go <&3; exec "$@" 3<&-; } >"$0" 2>&1 & echo $!'
+        pipe = subprocess.PIPE
+        argv = ["/bin/sh", "-c", script, log, *argv]
+        with _adopting(), host.popen(argv, stdin=pipe, stdout=pipe, env={**os.environ, **env}) as shell:
+            assert shell.stdin is not None and shell.stdout is not None
+            self.pid = int(shell.stdout.read())
+            shell.wait()
+            self.pidfd = os.pidfd_open(self.pid)
+            self.started = time.monotonic()
 
     def reap(self) -> None:
         """Take note of the end of a program that has ended."""
@@ -146,8 +161,9 @@ class Outcome:
     payload_bytes: int | None = None
     payload_by_kind: dict[str, int] = field(default_factory=dict)
     system_calls: int | None = None
-    ended_s: dict[int, float] = field(default_factory=dict)  # by host: from the first receiver's start to its end
-    marks: dict[str, float] = field(default_factory=dict)  # other moments, from the first receiver's start
+    ended_s: dict[int, float] = field(default_factory=dict)  # by host: from the first receiver's start to a right copy
+    share_s: float = 0.0  # the start of the first that sends, and other moments, also from there
+    marks: dict[str, float] = field(default_factory=dict)
     lost: dict[int, int] = field(default_factory=dict)  # by host: packets, as lcsync counts them
     goodput_mbit: float = 0.0
     sent_per_byte: float = 0.0
@@ -321,19 +337,22 @@ class Run:
         why = self._why_not(ended)
         stop(self.sending)
         stop(self.receiving)
-        if not why and (wrong := [str(h.index) for h in self.hosts if not same(self.site.source, self.place(h))]):
-            why = f"the copy in host {', '.join(wrong)} is not right"
+        came = [host for host in self.hosts if host.index in ended]
+        wrong = {host.index for host in came if not same(self.site.source, self.place(host))}
+        if wrong:
+            why = why or f"the copy in host {', '.join(map(str, wrong))} is not right"
         out = Outcome(not why, why, size)
         counters = self._counters()
         for host in {program.host.index for program in self.sending}:
             out.sent_bytes += counters[host][0] - self._before[host][0]
             out.sent_packets += counters[host][1] - self._before[host][1]
         began = self.receiving[0].started
-        out.ended_s = {host: at - began for host, at in ended.items()}
+        out.ended_s = {host: at - began for host, at in ended.items() if host not in wrong}
+        out.share_s = self.sending[0].started - began
         out.marks = {what: at - began for what, at in self.marks.items()}
         if not why:
             out.wall_s = max(out.ended_s.values())
-            out.from_share_s = max(ended.values()) - self.sending[0].started
+            out.from_share_s = out.wall_s - out.share_s
             out.goodput_mbit = size * 8 / 1e6 / out.wall_s
         out.sent_per_byte = out.sent_bytes / size
         out.sender_user_s = statistics.mean(p.user_s for p in self.sending)

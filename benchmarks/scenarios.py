@@ -69,8 +69,18 @@ class Copies:
     def right(self) -> list[Outcome]:
         return [outcome for outcome in self.all if outcome.ok]
 
-    def median(self, of: Callable[[Outcome], float]) -> float | None:
-        return statistics.median(map(of, self.right)) if self.right else None
+    def median(self, of: Callable[[Outcome], float], hosts: Sequence[Host] = ()) -> float | None:
+        """Of the copies that were right; with ``hosts``, of those that were right there."""
+        right = [out for out in self.all if all(host.index in out.ended_s for host in hosts)] if hosts else self.right
+        return statistics.median(map(of, right)) if right else None
+
+    def last_s(self, hosts: Sequence[Host]) -> float | None:
+        """From the share's start until the last of some hosts has it."""
+        return self.median(lambda out: max(out.ended_s[host.index] for host in hosts) - out.share_s, hosts)
+
+    def most_lost(self, hosts: Sequence[Host]) -> float | None:
+        """Packets that the worst of some hosts lost."""
+        return self.median(lambda out: max(out.lost[host.index] for host in hosts), hosts)
 
     @property
     def note(self) -> str:
@@ -107,11 +117,6 @@ class Bench:
 
 def ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or not b else a / b
-
-
-def last_of(hosts: Sequence[Host]) -> Callable[[Outcome], float]:
-    """When the last of some hosts had all, from the share's start."""
-    return lambda out: max(out.ended_s[host.index] for host in hosts) - (out.wall_s - out.from_share_s)
 
 
 # --- links and receivers that are slow, or stop ---
@@ -154,11 +159,11 @@ def pause(bench: Bench) -> Iterator[Figure]:
             without=partial(lcsync, site, rate),
         )
         paused, free = copies["with_it"], copies["without"]
-        with_it, without = paused.median(last_of(others)), free.median(last_of(others))
+        with_it, without = paused.last_s(others), free.last_s(others)
         yield Figure("s until the others have it, nobody stopped", without, note=free.note)
         yield Figure("s until the others have it, one stopped for 5 s", with_it, note=paused.note)
         yield Figure("the ratio of the two", ratio(with_it, without), most=1.05)
-        after = paused.median(lambda out: out.ended_s[stopped.index] - out.marks["SIGCONT"])
+        after = paused.median(lambda out: out.ended_s[stopped.index] - out.marks["SIGCONT"], [stopped])
         yield Figure("s from SIGCONT until the stopped one has it", after)
 
 
@@ -174,13 +179,13 @@ def slow_port(bench: Bench) -> Iterator[Figure]:
         copies = bench.turns(with_it=partial(lcsync, site, rate), without=partial(lcsync, site, rate, receivers=fast))
         mixed, alone = copies["with_it"], copies["without"]
         mbit = site.source.stat().st_size * 8 / 1e6
-        speed = mixed.median(lambda out: mbit / last_of([slow])(out))
+        speed = ratio(mbit, mixed.last_s([slow]))
         yield Figure(f"Mbit/s of the one behind 100 Mbit/s, --bwlimit {rate}", speed, least=70, note=mixed.note)
-        lost = mixed.median(lambda out: max(out.lost[host.index] for host in fast))
+        lost = mixed.most_lost(fast)
         yield Figure("packets lost by the worst of the seven, with the slow one", lost, most=0)
-        lost = alone.median(lambda out: max(out.lost[host.index] for host in fast))
+        lost = alone.most_lost(fast)
         yield Figure("packets lost by the worst of the seven, without it", lost, note=alone.note)
-        with_it, without = mixed.median(last_of(fast)), alone.median(last_of(fast))
+        with_it, without = mixed.last_s(fast), alone.last_s(fast)
         yield Figure("s until the seven have it, without the slow one", without)
         yield Figure("s until the seven have it, with it, against that", ratio(with_it, without))
 
@@ -192,10 +197,10 @@ def lossy(bench: Bench) -> Iterator[Figure]:
         *others, bad = site.receivers
         bad.loss(40)
         copies = bench.turns(with_it=partial(lcsync, site, rate), without=partial(lcsync, site, rate, receivers=others))
-        with_it, without = (copies[name].median(last_of(others)) for name in ("with_it", "without"))
+        with_it, without = (copies[name].last_s(others) for name in ("with_it", "without"))
         yield Figure("s until the seven have it, without the lossy one", without, note=copies["without"].note)
         yield Figure("s until the seven have it, with it, against that", ratio(with_it, without), most=1.05)
-        late = copies["with_it"].median(last_of([bad]))
+        late = copies["with_it"].last_s([bad])
         yield Figure("s until the lossy one has it", late, note=copies["with_it"].note)
 
 
