@@ -138,6 +138,7 @@ enum {
 	ANYBODY = 0,
 	ROWS_SPARE = 16, /* repair symbols of a segment beyond those that lack: 2^-16 that they are not enough */
 	ROWS_AT_ONCE = 64, /* allocated together */
+	SOLVES = 1024, /* events of segments that may be solved, at once; more wait for their next symbol */
 	RUN_PATIENCE = 64, /* packets of another run, and none of ours: ours is over */
 };
 
@@ -206,14 +207,14 @@ struct assembler {
 	uint32_t row_bytes;
 	int32_t nrows, made_rows, free_row;
 	uint64_t clock, drops[REASONS], bytes, heard;
-	struct event_t *events; /* ring of two entries a slot: each slot has at most one event, and as many may be SOLVE */
+	struct event_t *events; /* ring with room for one of each slot, and SOLVES more */
 	int head, nevents, nsolves;
 	uint64_t pushed; /* events ever */
 };
 
 static inline void push_event(struct assembler *a, struct event_t event)
 {
-	a->events[(a->head + a->nevents++) % (2 * a->nslots)] = event;
+	a->events[(a->head + a->nevents++) % (a->nslots + SOLVES)] = event;
 	a->nsolves += event.kind == SOLVE;
 	a->pushed++;
 }
@@ -221,7 +222,7 @@ static inline void push_event(struct assembler *a, struct event_t event)
 static inline struct event_t pop_event(struct assembler *a)
 {
 	struct event_t event = a->events[a->head];
-	a->head = (a->head + 1) % (2 * a->nslots);
+	a->head = (a->head + 1) % (a->nslots + SOLVES);
 	a->nevents--;
 	a->nsolves -= event.kind == SOLVE;
 	return event;
@@ -496,7 +497,7 @@ static inline void look_at_segment(struct assembler *a, int object, uint32_t seg
 		o->slot[segment] = -1;
 		o->state[segment] = HELD;
 		free_rows(a, o, segment);
-	} else if (o->waiting[segment] && o->waiting[segment] >= o->missing[segment] && a->nsolves < a->nslots) {
+	} else if (o->waiting[segment] && o->waiting[segment] >= o->missing[segment] && a->nsolves < SOLVES) {
 		push_event(a, (struct event_t){SOLVE, -1, object, segment});
 		o->state[segment] = READY;
 	}
@@ -532,10 +533,10 @@ static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_
 	count_loss(s, get32(packet + 4), tsi);
 	enum drop result = repair ? feed_repair(a, s, segment, esi, packet + HEADER, n)
 				  : feed_source(a, s, segment, esi, packet + HEADER, n, offset);
-	if (result == ACCEPTED) {
+	if (result == ACCEPTED)
 		a->bytes += n;
+	if (result == ACCEPTED || repair) /* one that was not taken, too: its segment may wait for room to be solved */
 		look_at_segment(a, s->object, segment);
-	}
 	return result;
 }
 

@@ -30,6 +30,7 @@ cdef extern from "_wire.h" nogil:
         COMPLETE
         SPILL
         SOLVE
+        SOLVES
         TAKES_SOURCE
         TAKES_REPAIR
         SENDERS

@@ -209,7 +209,7 @@ cdef class Assembler:
         a.slot_bytes, a.max_symbols = slot_bytes, max_symbols
         a.nrows, a.row_bytes, a.free_row = rows, row_bytes, -1
         a.slots = <slot_t *>calloc(slots, sizeof(slot_t))
-        a.events = <event_t *>calloc(2 * <size_t>slots, sizeof(event_t))
+        a.events = <event_t *>calloc(<size_t>slots + SOLVES, sizeof(event_t))
         a.rows = <row_t *>malloc((<size_t>rows + 1) * sizeof(row_t))
         a.row_data = <uint8_t **>calloc(rows // ROWS_AT_ONCE + 1, sizeof(void *))
         if not a.slots or not a.events or not a.rows or not a.row_data:
