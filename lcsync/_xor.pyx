@@ -210,10 +210,10 @@ def symbols_needed(bytes seed not None, uint32_t symbols, const uint16_t[::1] mi
 
 
 def ready(Assembler into not None, int index, uint32_t segment, bytes seed not None):
-    """What to do about ``EVENT_SOLVE``: the slot to ``restore`` the segment in, with what it has of it; else -1.
+    """What to do about ``EVENT_SOLVE``: true if the segment can be restored; nothing more of it is taken then.
 
-    -1 if the repair symbols are not enough: those that add nothing are dropped, and the next ones waited for; or if no
-    slot is free, which a new event follows. Bits alone, no symbols: some 50 us where 40 symbols lack.
+    Else those repair symbols that add nothing are dropped, and the next ones waited for. Bits alone, no symbols: some
+    30 us where 40 symbols lack.
     """
     cdef const xor_kernel *k = choose(None)
     cdef const uint8_t *s = seed_of(seed)
@@ -222,7 +222,7 @@ def ready(Assembler into not None, int index, uint32_t segment, bytes seed not N
     cdef uint32_t symbols = symbol_count(&o.g, segment_size(&o.g, segment)), n = 0, i
     cdef int32_t row
     cdef int32_t *link
-    cdef int lack = -1, slot = -1
+    cdef int lack = -1
     cdef uint64_t *have = <uint64_t *>calloc(o.words, 8)
     cdef uint32_t *esis = NULL
     cdef uint8_t *counts = NULL
@@ -244,10 +244,7 @@ def ready(Assembler into not None, int index, uint32_t segment, bytes seed not N
         if o.state[segment] == READY:
             o.state[segment] = WANTED
             if lack == 0:
-                slot = o.slot[segment] if o.slot[segment] >= 0 else take_slot(a, index, segment)
-                if slot >= 0:
-                    o.slot[segment] = -1
-                    o.state[segment] = HELD
+                o.state[segment] = HELD
             elif lack > 0:  # rows that came meanwhile are first in the chain, and stay
                 link = &o.row[segment]
                 i = o.waiting[segment] - n
@@ -262,12 +259,23 @@ def ready(Assembler into not None, int index, uint32_t segment, bytes seed not N
                         link[0] = a.rows[row].next
                         free_row(a, row)
                         o.waiting[segment] -= 1
-            if slot < 0 and lack >= 0:
                 look_at_segment(a, index, segment)
         pthread_mutex_unlock(&a.lock)
     free(have)
     free(esis)
     free(counts)
+    return lack == 0
+
+
+def begin(Assembler into not None, int index, uint32_t segment):
+    """The slot to ``restore`` a segment in, with what it has of it, after ``ready``; -1 if none is free now."""
+    cdef assembler *a = &into.a
+    cdef object_t *o = into.object_at(index, segment)
+    cdef int slot
+    pthread_mutex_lock(&a.lock)
+    slot = o.slot[segment] if o.slot[segment] >= 0 else take_slot(a, index, segment)
+    o.slot[segment] = -1
+    pthread_mutex_unlock(&a.lock)
     return slot
 
 
@@ -282,7 +290,7 @@ cdef void gather(assembler *a, object_t *o, uint32_t segment, uint64_t *have) no
 
 
 def restore(Assembler into not None, int slot, bytes seed not None):
-    """Solve a segment in the slot that ``ready`` gave, in which all that is here has been put: it is whole then."""
+    """Solve a segment in the slot that ``begin`` gave, in which all that is here has been put: it is whole then."""
     cdef const xor_kernel *k = choose(None)
     cdef const uint8_t *s = seed_of(seed)
     cdef assembler *a = &into.a

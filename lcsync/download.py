@@ -44,6 +44,7 @@ class Download:
         self.lack: NDArray[np.bool_] = np.zeros(0, bool)
         self.asked: NDArray[np.bool_] = np.zeros(0, bool)
         self.elsewhere: NDArray[np.bool_] = np.zeros(0, bool)  # equal to a segment that is on its way
+        self.coming: NDArray[np.bool_] = np.zeros(0, bool)  # enough symbols are here to solve it
         self.fresh: NDArray[np.bool_] = np.zeros(0, bool)  # no source round has gone by yet
         self.plain: NDArray[np.bool_] = np.zeros(0, bool)  # to be taken from source groups: repair symbols are forged
         self.symbols: NDArray[np.int64] = np.zeros(0, np.int64)  # of each segment
@@ -87,7 +88,7 @@ class Download:
     @property
     def sought(self) -> NDArray[np.bool_]:
         """Segments of which symbols are to come: lacking, and not on their way for another place."""
-        return self.lack & ~self.asked & ~self.elsewhere
+        return self.lack & ~(self.asked | self.elsewhere | self.coming)
 
     def node_hash(self, level: int, node: int) -> bytes:
         assert self.nodes is not None
@@ -118,6 +119,7 @@ class Download:
         self.lack = np.ones(count, bool)
         self.asked = np.zeros(count, bool)
         self.elsewhere = np.zeros(count, bool)
+        self.coming = np.zeros(count, bool)
         self.fresh = np.ones(count, bool)
         self.plain = np.zeros(count, bool)
         self.symbols = np.full(count, self.geometry.symbols(0))

@@ -363,7 +363,7 @@ class Fetcher:
             net.leave(self.sock, address, self.heard.interface)
         for address in joins:
             net.join(self.sock, address, self.heard.interface)
-        if self.intake.ready.wait(POLL_S):
+        if not self.receiver.busy and self.intake.ready.wait(POLL_S):
             self.intake.ready.clear()
         if self.intake.error:
             raise Stalled(reason=f"receiving failed: {self.intake.error.strerror}")

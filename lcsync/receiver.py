@@ -6,14 +6,15 @@ outline → compare with what is here → leaves → source → repair → done
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lcsync import _xor
 from lcsync._wire import EVENT_COMPLETE, EVENT_SPILL, Assembler
 from lcsync.channels import Channel, Channels
-from lcsync.const import ALONE_S, SEGMENT_BYTES
+from lcsync.const import ALONE_S, EVENTS_AT_ONCE, RUNS_MAX, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.group import Kind
 
@@ -21,8 +22,8 @@ from lcsync.group import Kind
 class Receiver:
     """Brings downloads to their end in at most ``channels`` groups at once.
 
-    Call ``handle`` when the assembler has events, and ``update`` after it and once in a while: it gives the addresses
-    to leave and to join; joining again is both. ``rows``: repair symbols that the assembler has room for.
+    Call ``handle`` while it is ``busy``, and ``update`` after each call and once in a while: it gives the addresses to
+    leave and to join; joining again is both. ``rows``: repair symbols that the assembler has room for.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Receiver:
         self.solved = 0  # segments that repair symbols made whole
         self._places: dict[bytes, list[tuple[Download, int]]] = {}  # of lacking segments, the first is asked for
         self._owners: dict[int, Download] = {}  # by number in the assembler
+        self._solvable: deque[tuple[Download, int]] = deque()
         self._alone: dict[tuple[int, int], tuple[float, int]] = {}  # taken from one sender: since when no symbol came
 
     @property
@@ -60,13 +62,27 @@ class Receiver:
                 self._want(download, segment)
 
     def _want(self, download: Download, segment: int) -> None:
+        download.coming[segment] = False
         self.assembler.want(download.object, segment, download.blocks_here(segment))
 
     # --- what arrives ---
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to handle."""
+        return self.assembler.pending() or bool(self._solvable)
+
     def handle(self, now: float) -> None:
-        """Take what the assembler has."""
-        while (event := self.assembler.event()) is not None:
+        """Take some of what the assembler has; when that is done, solve a segment.
+
+        That takes some milliseconds. Groups are left before it: what can be solved needs no more symbols.
+        """
+        for _ in range(EVENTS_AT_ONCE):
+            event = self.assembler.event()
+            if event is None:
+                if self._solvable:
+                    self._solve(now)
+                return
             kind, number, segment, slot = event
             download = self._owners.get(number)
             channel = None if download else self.channels.of_object(number)
@@ -79,8 +95,11 @@ class Receiver:
 
     def _content(self, download: Download, kind: int, segment: int, slot: int, now: float) -> None:
         assert download.store is not None
-        seed = download.segment_hash(segment)
-        if slot < 0 and (slot := _xor.ready(self.assembler, download.object, segment, seed)) < 0:
+        if slot < 0:
+            if _xor.ready(self.assembler, download.object, segment, download.segment_hash(segment)):
+                download.coming[segment] = True
+                self._solvable.append((download, segment))
+                self.channels.look_at(download, segment)
             return
         data = self.assembler.data(slot)
         if kind == EVENT_SPILL:
@@ -88,21 +107,52 @@ class Receiver:
                 download.store.write_at(data[offset : offset + length], segment * SEGMENT_BYTES + offset)
             self.assembler.release(slot)
             return
-        solve = kind != EVENT_COMPLETE
-        runs = self.assembler.runs(slot, solve)
+        runs = self.assembler.runs(slot)
         download.fill(segment, data, runs)
-        if solve:
-            _xor.restore(self.assembler, slot, seed)
-            self.solved += 1
+        self._whole(download, segment, slot, data, runs, now)
+
+    def _solve(self, now: float) -> None:
+        """Restore one of the segments that can be."""
+        download, segment = self._solvable.popleft()
+        if download.object < 0 or not download.coming[segment]:
+            return
+        slot = _xor.begin(self.assembler, download.object, segment)
+        if slot < 0:  # slots that wait to be written out come first
+            self._solvable.append((download, segment))
+            return
+        data, runs = self.assembler.data(slot), self.assembler.runs(slot)
+        new = self.assembler.runs(slot, True)
+        if not runs:  # what lacks is read too, in one go, and then solved
+            download.fill(segment, data, [])
+        else:
+            download.fill(segment, data, new)
+        _xor.restore(self.assembler, slot, download.segment_hash(segment))
+        self.solved += 1
+        if len(new) > RUNS_MAX:
+            new = [(0, len(data))]
+        self._whole(download, segment, slot, data, new, now, solved=True)
+
+    def _whole(
+        self,
+        download: Download,
+        segment: int,
+        slot: int,
+        data: memoryview,
+        runs: Sequence[tuple[int, int]],
+        now: float,
+        solved: bool = False,
+    ) -> None:
+        """A segment is whole, ``runs`` of it are not in the store yet: see that it is right."""
         right = download.take(segment, data, runs)
+        download.coming[segment] = False
         if right:
-            for other, at in self._places.pop(seed, []):
+            for other, at in self._places.pop(download.segment_hash(segment), []):
                 if (other, at) != (download, segment):
                     other.take_copy(at, data)
         self.assembler.release(slot)
         self.channels.look_at(download, segment)
         if not right:
-            if solve and (download.object, segment) in self._alone:
+            if solved and (download.object, segment) in self._alone:
                 download.plain[segment] = True  # one forged repair symbol spoils all that lacks, a source symbol itself
             self._wrong(download.object, segment, now)
             if download.leaves(segment) is not None:
@@ -128,8 +178,13 @@ class Receiver:
 
     def _hashes(self, channel: Channel, kind: int, part: int, slot: int, now: float) -> None:
         """A part of a list of hashes: whole, or on its way."""
-        if slot < 0 and (slot := _xor.ready(self.assembler, channel.object, part, channel.ident)) < 0:
-            return
+        if slot < 0:
+            if not _xor.ready(self.assembler, channel.object, part, channel.ident):
+                return
+            slot = _xor.begin(self.assembler, channel.object, part)
+            if slot < 0:
+                self.assembler.want(channel.object, part)  # no room: so it comes again
+                return
         data = self.assembler.data(slot)
         kept = channel.part(part)
         for offset, length in self.assembler.runs(slot):

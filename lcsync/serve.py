@@ -23,6 +23,7 @@ from lcsync.const import (
     HEAR_S,
     LOOK_PART,
     MALI_S,
+    NAP_S,
     SCOPES,
     SEND_FAILED_S,
     STARTUP_NAMES,
@@ -193,6 +194,13 @@ class Server:
 
     # --- the loop ---
 
+    def _wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Until something can be read, or so long. epoll counts whole milliseconds: the last ones are slept."""
+        if seconds > NAP_S and (ready := self._poll.poll(seconds - NAP_S)):
+            return ready
+        time.sleep(max(0.0, min(seconds, NAP_S)))
+        return self._poll.poll(0)
+
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
         self._readers = self._who_hears()
@@ -205,7 +213,7 @@ class Server:
             due = scheduler.next_time()
             if due is None or due > now:
                 until = timer_at if due is None or timer_at < due else due
-                ready = self._poll.poll(max(0.0, until - now))
+                ready = self._wait(until - now)
                 now = time.monotonic()
             else:
                 ready = self._poll.poll(0)

@@ -183,7 +183,8 @@ class Host:
 
     def work(self, now: float) -> list[Record]:
         """Let the engine go on; what the kernel reports of the joins and leaves that follow."""
-        self.receiver.handle(now)
+        while self.receiver.busy:
+            self.receiver.handle(now)
         names = set()
         for job in self.jobs:
             if job.manifest is None:
