@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import blake2s
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import NamedTuple
 
+from lcsync._blake2s import hash_blocks
 from lcsync.const import (
     CLOCK_COARSE_NS,
     CLOCK_STEP_NS,
@@ -30,12 +31,16 @@ from lcsync.const import (
     INDEX_CACHE_KIB,
     INDEX_FLUSH_ROWS,
     INDEX_FLUSH_S,
+    INDEX_GET_ROWS,
     INDEX_VERSION,
+    INLINE_BYTES_MAX,
     LEAVES_ROW_BYTES,
     LEAVES_SHORT_BYTES,
+    PERSON_INDEX,
+    PERSON_LEAF,
 )
 from lcsync.files import Version, kind_of
-from lcsync.merkle import Tree, as_hashes, block_count, hash_leaves
+from lcsync.merkle import Hashes, Tree, as_hashes
 from lcsync.paths import printable
 
 SCHEMA = f"""
@@ -52,6 +57,10 @@ COMMIT;
 """
 UNUSABLE = ("locked", "readonly", "full", "unable to open")  # what SQLite says of a file that need not be broken
 DAY_S = 86400
+UNSOUND = "an entry is not what its checksum says"
+_FILE = struct.Struct(">QQI")  # device, inode, block size: in byte order, files that were made together are neighbours
+_VERSION = struct.Struct(">QQQ")  # length, mtime_ns, ctime_ns: of those what comes round after 584 years
+_U64 = (1 << 64) - 1
 Row = tuple[bytes, bytes, bytes | None, bytes, int, bytes, int]
 
 
@@ -95,52 +104,84 @@ class TreeCache:
 
     def get(self, version: Version, block_bytes: int) -> Known | None:
         """The tree of the file that has this version."""
+        return self.get_many([version], block_bytes)[0]
+
+    def get_many(self, versions: Sequence[Version], block_bytes: int) -> list[Known | None]:
+        """For each of the files its tree, if it is known: in a fifth of the time that one after the other takes."""
+        out: list[Known | None] = [None] * len(versions)
         with self._lock:
-            if self._db is None:
-                return None
             try:
-                return self._get(self._db, version, block_bytes)
+                for at in range(0, len(versions), INDEX_GET_ROWS):
+                    if self._db is not None:
+                        some = range(at, min(at + INDEX_GET_ROWS, len(versions)))
+                        self._get(self._db, versions, some, block_bytes, out)
             except sqlite3.DatabaseError as error:
                 self._failed(error)
-        return None
+            except TypeError:  # a column is of another type
+                self._failed(sqlite3.DatabaseError(UNSOUND))
+        return out
 
-    def _get(self, db: sqlite3.Connection, version: Version, block_bytes: int) -> Known | None:
-        file, seen = _file(version, block_bytes), _version(version)
-        row = db.execute(
-            "SELECT inline, leaves, parts, checksum, used FROM tree WHERE file = ? AND version = ?", (file, seen)
-        ).fetchone()
-        if row is None:
-            return None
-        inline, leaves, parts, checksum, used = row
-        if parts:
-            found = db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
-            leaves = b"".join(part for (part,) in found)
-        if len(leaves) == block_count(version.length, block_bytes) * HASH_BYTES:
-            tree = Tree(version.length, block_bytes, as_hashes(leaves))
-            if checksum == _checksum(file, seen, tree, inline):
-                if used != self._today:
-                    self._used.append((self._today, file))
-                return Known(tree, inline)
-        raise sqlite3.DatabaseError("an entry is not what its checksum says")
+    def _get(
+        self,
+        db: sqlite3.Connection,
+        versions: Sequence[Version],
+        some: range,
+        block_bytes: int,
+        out: list[Known | None],
+    ) -> None:
+        asked = {_file(versions[number], block_bytes): number for number in some}
+        rows = db.execute(
+            "SELECT file, version, inline, leaves, parts, checksum, used FROM tree "
+            f"WHERE file IN ({','.join('?' * len(asked))})",
+            tuple(asked),
+        ).fetchall()
+        found, all_leaves, checksums = [], [], []
+        for file, seen, inline, leaves, parts, checksum, used in rows:
+            number = asked[file]
+            version = versions[number]
+            if seen != _version(version):
+                continue
+            if parts:
+                more = db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
+                leaves = b"".join([part for (part,) in more])
+            blocks = -(-version.length // block_bytes) or 1
+            if len(leaves) != blocks * HASH_BYTES or not _belongs(inline, version, block_bytes, leaves):
+                raise sqlite3.DatabaseError(UNSOUND)
+            if used != self._today:
+                self._used.append((self._today, file))
+            found.append((number, version.length, blocks, inline, file + seen))
+            all_leaves.append(leaves)
+            checksums.append(checksum)
+        # one array, and one call for all checksums: what is done for each by itself takes longer than all the rest
+        hashes = as_hashes(b"".join(all_leaves))
+        messages: list[bytes] = []
+        known, at = [], 0
+        for number, length, blocks, inline, key in found:
+            tree = Tree(length, block_bytes, hashes[at : at + blocks])
+            at += blocks
+            messages += (key, tree.top)
+            known.append((number, Known(tree, inline)))
+        if found and _checksums(messages) != b"".join(checksums):
+            raise sqlite3.DatabaseError(UNSOUND)
+        for number, each in known:
+            out[number] = each
 
     def put(self, version: Version, tree: Tree, inline: bytes | None, looked_ns: int) -> None:
         """Keep the tree of a file. ``looked_ns``: the time before its first byte was read."""
         if not settled(version, looked_ns):
             return
-        if inline is not None and hash_leaves(inline, tree.block_bytes).tobytes() != tree.leaves.tobytes():
+        size = tree.leaves.nbytes
+        if size > self.bytes_max // 2 or not _belongs(inline, version, tree.block_bytes, tree.leaves):
             return
         with self._lock:
             if self._db is None:
                 return
             file, seen = _file(version, tree.block_bytes), _version(version)
-            size = tree.leaves.nbytes
-            if size > self.bytes_max // 2:
-                return
             flat = tree.leaves.reshape(-1)
             starts = range(0, size, LEAVES_ROW_BYTES) if size > LEAVES_SHORT_BYTES else ()
             parts = [flat[at : at + LEAVES_ROW_BYTES].tobytes() for at in starts]
             leaves = b"" if parts else flat.tobytes()
-            row = (file, seen, inline, leaves, len(parts), _checksum(file, seen, tree, inline), self._today)
+            row = (file, seen, inline, leaves, len(parts), _checksums([file, seen, tree.top]), self._today)
             self._rows.append((row, parts))
             self._pend(size)
 
@@ -311,25 +352,32 @@ def settled(version: Version, looked_ns: int) -> bool:
 
 
 def _file(version: Version, block_bytes: int) -> bytes:
-    return b"%d %d %d" % (version.device, version.inode, block_bytes)
+    return _FILE.pack(version.device, version.inode, block_bytes)
 
 
 def _version(version: Version) -> bytes:
-    return b"%d %d %d" % (version.length, version.mtime_ns, version.ctime_ns)
+    return _VERSION.pack(version.length, version.mtime_ns & _U64, version.ctime_ns & _U64)
+
+
+def _belongs(inline: bytes | None, version: Version, block_bytes: int, leaves: bytes | Hashes) -> bool:
+    """Whether ``inline`` is the content of a file that is so short, and None for any other."""
+    if version.length > INLINE_BYTES_MAX:
+        return inline is None
+    return inline is not None and hash_blocks(inline, block_bytes, PERSON_LEAF) == bytes(leaves)
+
+
+def _checksums(parts: list[bytes]) -> bytes:
+    """One for each entry of file, version and top: that stands for the leaves, whose number the other two say."""
+    return hash_blocks(b"".join(parts), _FILE.size + _VERSION.size + HASH_BYTES, PERSON_INDEX)
 
 
 def _files(a: Version, b: Version) -> bytes:
-    return _file(a, 0) + b" " + _file(b, 0)
+    return _file(a, 0) + _file(b, 0)
 
 
 def _checked_versions(a: Version, b: Version) -> bytes:
-    both = _version(a) + b" " + _version(b)
-    return both + blake2s(_files(a, b) + b" " + both, digest_size=16).digest()
-
-
-def _checksum(file: bytes, version: bytes, tree: Tree, inline: bytes | None) -> bytes:
-    """Over all of an entry: the root stands for the leaves."""
-    return blake2s(b"%b %b %b %b" % (file, version, tree.root, inline or b""), digest_size=16).digest()
+    both = _version(a) + _version(b)
+    return both + hash_blocks(_files(a, b) + both, 2 * (_FILE.size + _VERSION.size), PERSON_INDEX)
 
 
 def _bytes_in_use(db: sqlite3.Connection) -> int:

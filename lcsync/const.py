@@ -8,6 +8,7 @@ PERSON_NODE = b"lcs-node"
 PERSON_ROOT = b"lcs-root"
 PERSON_CHANNEL = b"lcs-chan"
 PERSON_TOI = b"lcs-toi"
+PERSON_INDEX = b"lcs-indx"  # on disk, never on the wire
 
 # --- geometry ---
 BLOCK_BYTES = 16384
@@ -112,6 +113,7 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
+FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
@@ -125,12 +127,13 @@ FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are co
 
 # --- index on disk ---
 INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 INDEX_BYTES_MAX = 4 << 30  # trees of 2 TiB in blocks of 16 KiB; the longest unused go first
 INDEX_CACHE_KIB = 32 << 10  # of pages in memory: rows of some 200,000 small files
 INDEX_BUSY_S = 2.0  # wait for another process's transaction
 INDEX_FLUSH_S = 5.0  # what is hashed goes to disk at least so often
 INDEX_FLUSH_ROWS = 1000
+INDEX_GET_ROWS = 500  # asked for in one statement: SQLite may be built to take no more than 999 parameters
 LEAVES_SHORT_BYTES = 64 << 10  # leaves that stand in the file's own row
 LEAVES_ROW_BYTES = 4 << 20  # of one row: 2 GiB of leaves would be more than SQLite takes in one
 CLOCK_STEP_NS = 50_000_000  # timestamps are of the kernel's last tick, at most 10 ms ago

@@ -23,9 +23,13 @@ class Kind(IntEnum):
     SUMS = 5  # id: the root; reserved: rolling sums of the blocks
 
 
+def head(kind: Kind, symbol_bytes: int) -> bytes:
+    """What is hashed before the id."""
+    return bytes((kind,)) + symbol_bytes.to_bytes(2, "big")
+
+
 def _digest(kind: Kind, symbol_bytes: int, ident: bytes, person: bytes, size: int, key: bytes) -> bytes:
-    data = bytes((kind,)) + symbol_bytes.to_bytes(2, "big") + ident
-    return blake2s(data, person=person, key=key).digest()[:size]
+    return blake2s(head(kind, symbol_bytes) + ident, person=person, key=key).digest()[:size]
 
 
 def group_id(kind: Kind, symbol_bytes: int, ident: bytes, key: bytes = b"") -> bytes:

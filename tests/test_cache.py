@@ -98,7 +98,7 @@ def test_many_leaves_stand_in_rows_of_their_own(tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_that_may_still_change_unseen_is_not_kept(tmp_path: Path) -> None:
     now = 10**18
-    fine = version(0, 1)._replace(mtime_ns=now - 60_000_001, ctime_ns=now - 60_000_001)
+    fine = version(1, 1)._replace(mtime_ns=now - 60_000_001, ctime_ns=now - 60_000_001)
     assert settled(fine, now)
     assert not settled(fine._replace(ctime_ns=now - 10_000_001), now)
     assert not settled(fine._replace(mtime_ns=now + 1), now)

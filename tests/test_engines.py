@@ -238,17 +238,36 @@ def test_sizes(size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_with_a_bare_manifest(size: int) -> None:
-    """Nothing of the content fits the manifest: the outline is fetched too, of whatever size."""
+    """Nothing of the content fits the manifest: the outline is fetched too, if it is more than one hash."""
     data = FILE[:size] if size < len(FILE) else content(size)
     network = Network({b"file": data})
     bare = describe(tree_of(data), Content.FILE, 0, 0, 0, 0, None)
     assert bare.leaves is bare.outline is bare.inline is None
     found = type(bare)(**{**vars(bare), "symbol_bytes": SYMBOL})
-    if not size:  # nobody has a stream of nothing
+    if size <= MIB:  # one hash always fits
         found = type(bare)(**{**vars(found), "outline": tree_of(data).outline.tobytes()})
     job = network.host().fetch(b"file", found=found)
     network.run()
     assert job.data == data
+
+
+@pytest.mark.parametrize(("size", "spoil"), [(901, 0.6), (BLOCK_BYTES - 1, 0.15), (BLOCK_BYTES, 0.15)])
+@pytest.mark.parametrize("known", ["leaves", "outline"])
+def test_an_only_block_needs_no_hashes(size: int, spoil: float, known: str) -> None:
+    """Even where an older version is here, and what comes is wrong: the block's hash is the segment's and the top."""
+    data = content(size)
+    network = Network({b"file": data})
+    found = describe(tree_of(data), Content.FILE, SYMBOL, 0, 0, 0, None)
+    if known == "outline":  # as a folder's list tells it
+        found = type(found)(**{**vars(found), "leaves": None, "outline": found.leaves})
+    hosts = [network.host(Faults(loss=0.05, spoil=spoil)) for _ in range(5)]
+    olds = (changed(data, 1), b"", data + b"longer")
+    jobs = [host.fetch(b"file", old, found) for host in hosts for old in olds]
+    network.run()
+    assert [job.data == data for job in jobs] == [True] * len(jobs)
+    assert sum(host.receiver.rejected for host in hosts) > 0
+    heard = {kind for host in hosts for kind, packets in host.receiver.channels.by_kind.items() if packets}
+    assert heard <= {Kind.SOURCE, Kind.REPAIR}
 
 
 @pytest.mark.parametrize("faults", [Faults(), Faults(loss=0.1, spoil=0.01)])

@@ -20,10 +20,11 @@ T = 1376
 SITE = SCOPES["site"]
 
 
-def tree(segments: int, seed: int = 0, length: int | None = None) -> Tree:
-    """A tree of segments of one block of a MiB each, with made-up hashes."""
-    hashes = np.random.default_rng(seed).integers(0, 256, (segments, 32), np.uint8)
-    return Tree(segments * SEGMENT_BYTES if length is None else length, SEGMENT_BYTES, hashes)
+def tree(segments: int, seed: int = 0, length: int | None = None, block_bytes: int = SEGMENT_BYTES) -> Tree:
+    """A tree of whole segments, each one block unless told, with made-up hashes."""
+    blocks = segments * (SEGMENT_BYTES // block_bytes)
+    hashes = np.random.default_rng(seed).integers(0, 256, (blocks, 32), np.uint8)
+    return Tree(segments * SEGMENT_BYTES if length is None else length, block_bytes, hashes)
 
 
 def ident(table_names: list[bytes], trees: list[Tree], what: Group) -> bytes:
@@ -33,27 +34,43 @@ def ident(table_names: list[bytes], trees: list[Tree], what: Group) -> bytes:
     return owner.root if what.kind is Kind.OUTLINE else owner.nodes[what.level][what.node].tobytes()
 
 
-def test_address_and_group_and_number_belong_together() -> None:
-    names = [b"name %d" % i for i in range(500)]
-    trees = [tree(n, seed) for seed, n in enumerate((1, 2, 8, 9, 17, 130, 300, 1000))]
-    table = GroupTable(names, trees, T, SITE)
+@pytest.mark.parametrize("key", [b"", b"key"])
+def test_address_and_group_and_number_belong_together(key: bytes) -> None:
+    names = [b"name %d" % i for i in range(500)] + [b"n" * 61, b"n" * 62, b"n" * 4096]
+    trees = [tree(n, seed) for seed, n in enumerate((1, 2, 8, 9, 1, 17, 130, 300, 9, 1000))]
+    trees += [tree(n, 50 + n, block_bytes=SEGMENT_BYTES // 4) for n in (1, 2)]
+    table = GroupTable(names, trees, T, SITE, key)
     assert len(table) > 2000
     kinds = dict.fromkeys(Kind, 0)
     for number in range(len(table)):
         what = table.group(number)
         kinds[what.kind] += 1
         symbol = 0 if what.kind is Kind.NAME else T
-        expected = group.address(group.group_id(what.kind, symbol, ident(names, trees, what)), SITE)
+        expected = group.address(group.group_id(what.kind, symbol, ident(names, trees, what), key), SITE)
         assert table.address(number) == expected
         assert table.find(expected) == number
-    assert kinds[Kind.NAME] == 500 and kinds[Kind.OUTLINE] == len(trees)
+    assert kinds[Kind.NAME] == len(names) and kinds[Kind.OUTLINE] == sum(len(t.outline) > 1 for t in trees)
     assert kinds[Kind.SOURCE] == sum(len(t.nodes[split_level(len(t.outline))]) for t in trees)
-    assert kinds[Kind.REPAIR] == kinds[Kind.LEAVES] and kinds[Kind.SUMS] == 0
+    assert kinds[Kind.REPAIR] == kinds[Kind.LEAVES] + 2 and kinds[Kind.SUMS] == 0
+
+
+def kinds_of(*trees: Tree) -> list[Kind]:
+    table = GroupTable([], trees, T, SITE)
+    return [table.group(number).kind for number in range(len(table))]
+
+
+def test_what_a_manifest_always_tells_has_no_group() -> None:
+    """The only segment hash, and the hash of an only block."""
+    data = [Kind.SOURCE, Kind.REPAIR]
+    assert sorted(kinds_of(tree(1))) == data
+    assert sorted(kinds_of(tree(1, block_bytes=SEGMENT_BYTES // 2))) == [Kind.LEAVES, *data]
+    assert sorted(kinds_of(tree(2))) == sorted([Kind.OUTLINE, Kind.LEAVES, Kind.LEAVES, *data, *data])
 
 
 @pytest.mark.parametrize("segments", [1, 7, 8, 9, 16, 17, 128, 129, 1000])
 def test_every_segment_is_in_one_source_group_and_in_leaves_and_repair_groups_of_each_level(segments: int) -> None:
-    table = GroupTable([], [tree(segments)], T, SITE)
+    whole = tree(segments, block_bytes=SEGMENT_BYTES // 2)
+    table = GroupTable([], [whole], T, SITE)
     groups = [table.group(number) for number in range(len(table))]
     source = [what for what in groups if what.kind is Kind.SOURCE]
     assert len(source) <= 8
@@ -61,7 +78,7 @@ def test_every_segment_is_in_one_source_group_and_in_leaves_and_repair_groups_of
     assert sorted(covered) == list(range(segments))
     levels = list(fanout_levels(segments))
     assert levels[0] == 0 and levels[-1] <= split_level(segments) < levels[-1] + 4
-    nodes = [hashes.tobytes() for level in levels for hashes in tree(segments).nodes[level]]
+    nodes = [hashes.tobytes() for level in levels for hashes in whole.nodes[level]]
     for kind in (Kind.LEAVES, Kind.REPAIR):
         assert sum(what.kind is kind for what in groups) == len(set(nodes))
 
@@ -98,6 +115,10 @@ def test_equal_nodes_are_one_group_that_belongs_to_the_first() -> None:
     table = GroupTable([], [twice], T, SITE)
     assert len(table) == 1 + 2 * 8 + 4
     assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
+    longer = Tree(9 * SEGMENT_BYTES, SEGMENT_BYTES, as_hashes(tree(1, 3).leaves.tobytes() + tree(8).leaves.tobytes()))
+    table = GroupTable([], [tree(9, 7), tree(8), longer], T, SITE)
+    node = group.address(group.group_id(Kind.LEAVES, T, tree(8).outline[5].tobytes()), SITE)
+    assert table.group(table.find(node)) == Group(Kind.LEAVES, 1, 0, 5)
 
 
 def test_a_lone_last_node_is_one_leaves_group_at_all_its_levels() -> None:
@@ -123,13 +144,13 @@ def colliding(heads: int) -> Callable[..., bytes]:
 def test_ids_with_equal_heads_are_told_apart(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [b"%d" % i for i in range(300)]
     monkeypatch.setattr(group, "group_id", colliding(heads))
-    table = GroupTable(names, [tree(100)], T, SITE)
+    table = GroupTable(names, [tree(100)], T, SITE, b"key")  # whose ids are hashed one by one
     assert len(table) == 300 + 1 + 2 * (100 + 7) + 7
-    found = {table.find(group.address(group.group_id(Kind.NAME, 0, name), SITE)): name for name in names}
+    found = {table.find(group.address(group.group_id(Kind.NAME, 0, name, b"key"), SITE)): name for name in names}
     assert len(found) == 300
     assert all(names[table.group(number).owner] == name for number, name in found.items())
     assert all(table.find(table.address(number)) == number for number in range(len(table)))
-    absent = group.address(group.group_id(Kind.NAME, 0, b"absent"), SITE)
+    absent = group.address(group.group_id(Kind.NAME, 0, b"absent", b"key"), SITE)
     assert table.find(absent) == -1
 
 
