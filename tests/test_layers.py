@@ -12,7 +12,7 @@ import lcsync
 
 ROWS = (
     "const errors text finding simd",
-    "merkle _blake2s paths keys",
+    "merkle _blake2s paths keys filters",
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom _exact",
     "membership querier scheduler sender receiver download plan rate share",
