@@ -99,7 +99,9 @@ def rule(text: bytes, include: bool) -> Rule:
     body = pattern.removeprefix(b"/")
     regex = _regex(body) if wild else re.escape(body)
     if not (by_name or anchored or double == 0):
-        regex = rb"(?:.*/)?" + regex
+        # as many of the last components as the pattern has, by its slashes: one in a set counts, and matches none
+        components = rb"(?=[^/]*(?:/[^/]*){%d}\Z)" % pattern.count(b"/") if double < 0 else b""
+        regex = rb"(?:.*/)?" + components + regex
     and_below = double >= 0 and pattern.endswith(b"***")
     return Rule(text, include, folders_only, by_name, double == 0, and_below, re.compile(regex, re.DOTALL))
 

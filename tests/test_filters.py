@@ -124,6 +124,7 @@ def _rsync(top: Path, given: list[tuple[str, str]]) -> set[str]:
 @example([["a", "b"]], [("exclude", "a/***")])
 @example([["a", "a", "b"], ["b"]], [("include", "**/"), ("exclude", "*")])
 @example([["-"], ["["], ["!"]], [("exclude", "[]-]")])
+@example([["["]], [("exclude", "[/[ab]")])
 @given(TREES, RULES)
 def test_what_is_sent_is_what_rsync_sends(
     tmp_path_factory: pytest.TempPathFactory, paths: list[list[str]], given: list[tuple[str, str]]
