@@ -65,6 +65,9 @@ class Rules(tuple[Rule, ...]):
         return False
 
 
+NO_RULES = Rules()
+
+
 def rules(given: Iterable[tuple[str, bytes]]) -> Rules:
     """Rules of options in their order: ``("exclude", pattern)`` or ``("include", pattern)``.
 
