@@ -91,7 +91,7 @@ class Destination:
         else:
             gone = folders.remove_empty(into, name)
         if not gone:
-            how = "some of it excluded; remove it" if self.options.delete else "remove it, or say --delete"
+            how = "some of it excluded or a backup; remove it" if self.options.delete else "remove it, or say --delete"
             reason = f"is a folder with something in it, {how}"
             raise DestinationError(path=printable(into.path(name)), reason=reason)
         return None
@@ -105,7 +105,7 @@ class Destination:
             self.report.say(0, into.shown, "nothing is deleted here, as some of the source could not be read")
             return
         for name in sorted(into.names()):
-            if name not in names and not files.TEMPORARY.fullmatch(name):  # of a living run
+            if name not in names and not into.living(name):
                 try:
                     self.remove(into, name, path + b"/" + name if path else name)
                 except DestinationError as error:

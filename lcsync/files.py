@@ -548,8 +548,8 @@ def _give_to(fd: int, owner: os.stat_result) -> None:
 def _umask() -> int:
     """This process's umask, without the moment of another one that os.umask() needs to read it."""
     with suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-            if line.startswith("Umask:"):
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"Umask:"):
                 return int(line.split()[1], 8)
     return 0o077
 

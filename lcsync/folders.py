@@ -129,6 +129,16 @@ class Folder:
                     swept += 1
         return swept
 
+    def living(self, name: bytes) -> bool:
+        """Whether a name is that of a temporary which a run holds."""
+        if not files.TEMPORARY.fullmatch(name):
+            return False
+        with suppress(OSError):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
+            with files.closing(fd):
+                return not files.lock(fd, wait=False)
+        return False
+
     def close(self) -> None:
         """Make durable what was changed, and give back the mode that it had."""
         fd, self.fd = self.fd, -1
@@ -248,13 +258,13 @@ def _remove_one(parent: Folder, name: bytes, backup: bool) -> None:
             os.unlink(name, dir_fd=parent.fd)
 
 
-def _mount(fd: int) -> str:
+def _mount(fd: int) -> bytes:
     """The number of the mount that an open folder is on: another one below it leads out of the destination."""
     with suppress(OSError):
-        for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines():
-            if line.startswith("mnt_id:"):
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_bytes().splitlines():
+            if line.startswith(b"mnt_id:"):
                 return line
-    return f"device {os.fstat(fd).st_dev}"
+    return b"device %d" % os.fstat(fd).st_dev
 
 
 def is_empty(folder: Folder, name: bytes) -> bool:
