@@ -205,7 +205,7 @@ def free_bytes(fd: int) -> int | None:
     return (fs.f_bavail if os.geteuid() else fs.f_bfree) * fs.f_frsize if fs.f_blocks else None
 
 
-def open_old(path: str | bytes, *, dir_fd: int | None = None) -> int | None:
+def open_old(path: str | bytes, *, dir_fd: int | None = None, shown: str | None = None) -> int | None:
     """A descriptor of the file that a Target of this path would replace, for reading.
 
     None if there is none, it may not be read, or it is a symbolic link: those are replaced, not followed.
@@ -217,13 +217,13 @@ def open_old(path: str | bytes, *, dir_fd: int | None = None) -> int | None:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
             return None
         if error.errno == errno.ENXIO:
-            raise DestinationError(path=printable(path), reason=in_the_way("socket")) from None
-        raise destination_error(path, error) from None
+            raise DestinationError(path=printable(shown or path), reason=in_the_way("socket")) from None
+        raise destination_error(shown or path, error) from None
     kind = kind_of(os.fstat(fd).st_mode)
     if kind == "file":
         return fd
     os.close(fd)
-    raise DestinationError(path=printable(path), reason=in_the_way(kind))
+    raise DestinationError(path=printable(shown or path), reason=in_the_way(kind))
 
 
 def resolve_destination(dest: str, base_name: bytes) -> str:
@@ -293,8 +293,8 @@ class Target:
     ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. Where it can't, it starts
     with ``else_fd``, if given: ``base_fd`` tells with which. ``go_on`` is called while data is copied, and may raise.
     ``need_bytes``, if the caller knows better than "all that the old file does not bring", is what will newly be
-    written, for the check of free space. ``anything``: replace whatever is there, but for a folder. Use it as a context
-    manager: leaving it without ``commit`` removes the temporary file.
+    written, for the check of free space. ``anything``: replace whatever is there, but for a folder. ``shown``: the
+    path for messages. Use it as a context manager: leaving it without ``commit`` removes the temporary file.
 
     DestinationError, DiskFull.
     """
@@ -313,16 +313,17 @@ class Target:
         else_fd: int | None = None,
         go_on: Callable[[], None] | None = None,
         anything: bool = False,
+        shown: str | None = None,
     ) -> None:
         folder, slash, name = os.fsencode(path).rpartition(b"/")
         if dir_fd is not None and slash:
             raise ValueError("below dir_fd, the destination is one plain name")
         (self._name,) = safe_relative(name)
-        self._path = path
+        self._path = path if shown is None else shown
         self.length = length
         self._dir_fd = open_folder(folder + slash or b".") if dir_fd is None else os.dup(dir_fd)
         try:
-            with destination_errors(path):
+            with destination_errors(self._path):
                 self._replaces = self._look_at_destination(anything)
                 self._make_temporary()
                 shared = old_fd is not None and copying.clone(old_fd, self.fd)

@@ -79,7 +79,7 @@ class Updater:
         else:
             anything = anything and not stat.S_ISREG(here.st_mode)
             with files.closing(source.open()) as src_fd:
-                old_fd = None if anything else files.open_old(name, dir_fd=folder.fd)
+                old_fd = None if anything else files.open_old(name, dir_fd=folder.fd, shown=shown)
                 if old_fd is None:
                     self._write_new(source, src_fd, folder, name, shown, anything=anything)
                 else:
@@ -145,7 +145,7 @@ class Updater:
             self.report.writes(shown, version.length, version.length)
         if folder is not None and not self.options.dry_run:
             folder.change()
-            target = files.Target(name, src_fd, version.length, dir_fd=folder.fd, anything=anything)
+            target = files.Target(name, src_fd, version.length, dir_fd=folder.fd, anything=anything, shown=shown)
             with target:
                 self._commit(target, source, src_fd, version, shown)
 
@@ -156,7 +156,7 @@ class Updater:
                 place = stack.enter_context(files.InPlace(shown, old_fd, version.length))
                 runs = self._compare(old_fd, old, src_fd, version, place.write_at)
             else:
-                make = partial(_make_target, folder, name, old_fd, version.length, src_fd)
+                make = partial(_make_target, folder, name, old_fd, version.length, src_fd, shown)
                 ahead = stack.enter_context(_Ahead(make))
                 early = not self.options.dry_run and version.length > READ_BYTES
                 runs = self._compare(old_fd, old, src_fd, version, lambda data, offset: ahead.begin(), early)
@@ -239,10 +239,16 @@ class Updater:
 
 
 def _make_target(
-    folder: Folder, name: bytes, old_fd: int, length: int, else_fd: int, go_on: Callable[[], None] | None = None
+    folder: Folder,
+    name: bytes,
+    old_fd: int,
+    length: int,
+    else_fd: int,
+    shown: str,
+    go_on: Callable[[], None] | None = None,
 ) -> files.Target:
     folder.change()
-    return files.Target(name, old_fd, length, dir_fd=folder.fd, else_fd=else_fd, go_on=go_on)
+    return files.Target(name, old_fd, length, dir_fd=folder.fd, else_fd=else_fd, go_on=go_on, shown=shown)
 
 
 class _Ahead:
