@@ -12,6 +12,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +23,7 @@ DEFAULT_ACL = b"system.posix_acl_default"
 ACLS = (ACCESS_ACL, DEFAULT_ACL)
 SET_ID = stat.S_ISUID | stat.S_ISGID
 PLAIN = 0o777 | stat.S_ISVTX
+UNABLE = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.EINVAL, errno.E2BIG, errno.ERANGE)  # of attributes alone
 NOT_THERE = (errno.EOPNOTSUPP, errno.ENOSYS)  # a file system without extended attributes
 
 
@@ -224,20 +226,43 @@ def differences(at: int | str, entry: Entry, keep: Keep, here: os.stat_result) -
 
 
 def dress(at: int | str, entry: Entry, keep: Keep) -> None:
-    """Give the thing at ``at`` (a descriptor, or ``place`` of one) all that ``keep`` asks; OSError.
+    """Give the thing at ``at`` (a descriptor, or ``place`` of one) all that ``keep`` asks.
 
-    The owner goes first, since a new one clears set-user-ID bits and capabilities; the time last.
+    The owner goes first, since a new one clears set-user-ID bits and capabilities; the time last. NotSet, once all else
+    is set, if the file system or the rights of this process allow some of it to no one; else OSError.
     """
     here = os.stat(at)
     want = wanted(entry, keep, here)
     uid, gid = here.st_uid if want.uid is None else want.uid, here.st_gid if want.gid is None else want.gid
-    if (uid, gid) != (here.st_uid, here.st_gid):
-        os.chown(at, uid, gid)
-    _set_xattrs(at, entry, keep, here)
-    if want.mode is not None and want.mode != stat.S_IMODE(os.stat(at).st_mode):
-        os.chmod(at, want.mode)
+    failed: list[tuple[str, OSError]] = []
+    bits = want.mode
+    if (uid, gid) != (here.st_uid, here.st_gid) and not _done("owner", failed, os.chown, at, uid, gid) and bits:
+        bits &= ~SET_ID
+    _done("attributes", failed, _set_xattrs, at, entry, keep, here)
+    if bits is not None and bits != stat.S_IMODE(os.stat(at).st_mode):
+        _done("permissions", failed, os.chmod, at, bits)
     if want.mtime_ns is not None and want.mtime_ns != here.st_mtime_ns:
         os.utime(at, ns=(here.st_atime_ns, want.mtime_ns))
+    if failed:
+        raise NotSet(failed)
+
+
+class NotSet(Exception):
+    """Which attributes could not be set, and why."""
+
+    def __init__(self, failed: list[tuple[str, OSError]]) -> None:
+        super().__init__("; ".join(f"{what}: {(error.strerror or str(error)).lower()}" for what, error in failed))
+
+
+def _done(what: str, failed: list[tuple[str, OSError]], call: Callable[..., object], *arguments: object) -> bool:
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        failed.append((what, error))
+        return False
+    return True
 
 
 def _set_xattrs(at: int | str, entry: Entry, keep: Keep, here: os.stat_result) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from lcsync.attributes import NOTHING, SET_ID, Entry, Keep
+from lcsync import attributes
+from lcsync.attributes import NOTHING, SET_ID, Entry, Keep, NotSet
 from lcsync.const import BLOCK_BYTES
 from lcsync.errors import DestinationError, SourceError
 from lcsync.filters import NO_RULES, Rules
@@ -79,6 +81,7 @@ class Report:
     out: TextIO | None
     summary: Summary = field(default_factory=Summary)
     failures: int = 0
+    undressed: int = 0  # things that lack some of their attributes
     first: DestinationError | SourceError | None = None  # a failure of the destination comes before one of the source
     unread: bool = False  # some of the source could not be read: what is missing there is not known
 
@@ -98,9 +101,22 @@ class Report:
         bytes_of = f"{human_bytes(written)} of {human_bytes(length)}"
         self.does(shown, f"writing {bytes_of}", f"write {bytes_of}")
 
-    def sets_id(self, shown: str, entry: Entry, mode: int | None) -> None:
-        """That a file gets, or does not get, its set-user-ID and set-group-ID bits; ``mode`` is what it gets."""
-        if mode is None or stat.S_ISDIR(entry.mode) or not entry.mode & SET_ID:
+    def dress(self, shown: str, at: int | str, entry: Entry) -> None:
+        """Set what is to be kept of ``entry``, and say what is remarkable of that. OSError.
+
+        What can't be set there by anybody, or not by this user, is a failure, but the thing stays.
+        """
+        keep = self.options.keep
+        try:
+            attributes.dress(at, entry, keep)
+        except NotSet as error:
+            self.undressed += 1
+            self._remember(DestinationError(path=printable(shown), reason=f"can't be given its {error}"))
+        else:
+            self._say_set_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
+
+    def _say_set_id(self, shown: str, entry: Entry, mode: int | None) -> None:
+        if mode is None or not stat.S_ISREG(entry.mode) or not entry.mode & SET_ID:
             return
         if mode & SET_ID == entry.mode & SET_ID:
             self.summary.set_id += 1
@@ -111,9 +127,12 @@ class Report:
             self.say(1, shown, f"no longer runs with the rights of its {_whose(lost)}; that takes root and -o -g")
 
     def failed(self, error: DestinationError | SourceError) -> None:
-        """Remember it; the others go on."""
+        """Remember that something was not copied; the others go on."""
         self.failures += 1
         self.unread = self.unread or isinstance(error, SourceError)
+        self._remember(error)
+
+    def _remember(self, error: DestinationError | SourceError) -> None:
         if self.first is None or (isinstance(self.first, SourceError) and isinstance(error, DestinationError)):
             self.first = error
 
@@ -121,7 +140,9 @@ class Report:
         """Raise what was remembered: a DestinationError if there is one, else a SourceError."""
         if self.first is None:
             return
-        reason = f"{self.failures} not copied, the others are; the first: {self.first}"
+        counts = ((self.failures, "not copied"), (self.undressed, "without some of their attributes"))
+        what = ", ".join(f"{count} {words}" for count, words in counts if count)
+        reason = f"{what}, the others are{' right' * (not self.failures)}; the first: {self.first}"
         if isinstance(self.first, DestinationError):
             raise DestinationError(path=printable(destination), reason=reason)
         raise SourceError(path=printable(source), reason=reason)

@@ -88,6 +88,7 @@ def _one(source: str, destination: str, options: Options, report: Report, cache:
             else:
                 opened = Source(info, src_name, lambda: files.open_source(source))
                 things.file(opened, into, name, here, path, alone=True)
+    report.finish(source, destination)
 
 
 def _folder(
@@ -228,5 +229,5 @@ class _Walk:
                 self.report.summary.metadata_changed += 1
                 self.report.does(shown, f"setting {', '.join(words)}", f"set {', '.join(words)}")
             if words and not self.options.dry_run:
-                attributes.dress(fd, visit.entry, keep)
+                self.report.dress(shown, fd, visit.entry)
                 files.sync_open_folder(fd)

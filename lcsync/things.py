@@ -168,7 +168,7 @@ class Things:
             return
         if into is not None and not self.options.dry_run:
             try:
-                into.put(name, partial(self._make, entry), backup=self.options.backup)
+                into.put(name, partial(self._make, entry, shown), backup=self.options.backup)
             except NoDevice:
                 self.report.summary.files_skipped += 1
                 self.report.say(2, shown, f"skipped: is a {files.kind_of(entry.mode)}, which can't be made here")
@@ -200,9 +200,9 @@ class Things:
             self.report.summary.metadata_changed += 1
             self.report.does(shown, f"setting {', '.join(words)}", f"set {', '.join(words)}")
             if not self.options.dry_run:
-                attributes.dress(place(fd), entry, keep)
+                self.report.dress(shown, place(fd), entry)
 
-    def _make(self, entry: Entry, new: bytes, dir_fd: int) -> None:
+    def _make(self, entry: Entry, shown: str, new: bytes, dir_fd: int) -> None:
         """Make it, with all its metadata."""
         if stat.S_ISLNK(entry.mode):
             os.symlink(entry.target, new, dir_fd=dir_fd)
@@ -215,4 +215,4 @@ class Things:
                     raise NoDevice from error
                 raise
         with files.closing(open_place(new, dir_fd)) as fd:
-            attributes.dress(place(fd), entry, self.options.keep)
+            self.report.dress(shown, place(fd), entry)

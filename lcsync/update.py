@@ -185,15 +185,13 @@ class Updater:
         self, target: files.Target | files.InPlace, source: Source, src_fd: int, version: files.Version, shown: str
     ) -> None:
         _unchanged(src_fd, version)
-        keep = self.options.keep
-        entry = attributes.entry(os.fstat(src_fd), source.path, keep, src_fd)
+        entry = attributes.entry(os.fstat(src_fd), source.path, self.options.keep, src_fd)
         if self.options.sparse:
             with destination_errors(shown):
                 copying.punch_zeros(target.fd, target.length)
 
         def dress(fd: int) -> None:
-            attributes.dress(fd, entry, keep)
-            self.report.sets_id(shown, entry, attributes.wanted(entry, keep, os.fstat(fd)).mode)
+            self.report.dress(shown, fd, entry)
 
         if isinstance(target, files.InPlace):
             target.commit(None, None, dress=dress)
@@ -233,8 +231,7 @@ class Updater:
                 return True
             if here.st_nlink > 1 and not self.options.inplace:
                 return False
-            attributes.dress(at, entry, keep)
-            self.report.sets_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
+            self.report.dress(shown, at, entry)
         return True
 
 

@@ -301,6 +301,37 @@ for _ in range(2):
     assert (dst / "of another").stat().st_uid == 65534
 
 
+def test_attributes_that_can_not_be_set_there_are_an_error_but_content_arrives(tmp_path: Path) -> None:
+    for folder in ("src", "dst"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "src" / "a").write_text("a")
+    (tmp_path / "src" / "b").write_text("b")
+    os.setxattr(tmp_path / "src" / "a", "user.x", b"1")
+    (tmp_path / "src" / "a").chmod(0o640)
+    script = f"""
+import os
+from lcsync import local
+from lcsync.attributes import Keep
+from lcsync.errors import DestinationError
+from lcsync.job import Options
+for source in ("{tmp_path}/src/", "{tmp_path}/src/a"):
+    try:
+        local.sync(source, "{tmp_path}/dst", Options(keep=Keep(perms=True, xattrs=True)))
+    except DestinationError as error:
+        print(error)
+print(sorted(os.listdir("{tmp_path}/dst")), oct(os.stat("{tmp_path}/dst/a").st_mode))
+"""
+    command = ["unshare", "--mount", *([] if ROOT else ["--user", "--map-root-user"]), "sh", "-c"]
+    command += [f'mount -t ramfs none {tmp_path}/dst && exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60)
+    if done.returncode and os.environ.get("CI") != "true" and not ROOT:
+        pytest.skip(f"no ramfs here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/dst: 1 without some of their attributes, the others are right; the first: "
+        f"{tmp_path}/dst/a: can't be given its attributes: operation not supported",
+    ] * 2 + ["['a', 'b'] 0o100640"], done.stderr
+
+
 def test_zeros_become_holes_where_asked(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     data = os.urandom(10_000) + bytes(4 << 20) + os.urandom(5000) + bytes(100_001)
