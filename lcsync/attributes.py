@@ -205,6 +205,18 @@ def wanted(entry: Entry, keep: Keep, here: os.stat_result) -> Wanted:
     )
 
 
+def same(source: os.stat_result, here: os.stat_result, keep: Keep) -> bool:
+    """Whether two things of this machine differ in nothing that ``keep`` asks, as far as their status alone can say."""
+    return not (
+        keep.acls
+        or keep.xattrs
+        or (keep.perms and source.st_mode != here.st_mode)
+        or (keep.times and source.st_mtime_ns != here.st_mtime_ns)
+        or (keep.owner and source.st_uid != here.st_uid)
+        or (keep.group and source.st_gid != here.st_gid)
+    )
+
+
 def differences(at: int | str, entry: Entry, keep: Keep, here: os.stat_result) -> list[str]:
     """In words, what ``dress`` would change of a thing that has status ``here``; OSError."""
     want = wanted(entry, keep, here)

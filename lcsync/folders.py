@@ -14,7 +14,7 @@ from types import TracebackType
 from lcsync import files
 from lcsync.attributes import open_place, place
 from lcsync.errors import DestinationError
-from lcsync.oserrors import destination_errors
+from lcsync.oserrors import destination_error, destination_errors
 from lcsync.paths import printable
 
 Identity = tuple[int, int]  # device and inode: the same file, folder or link, whatever its name
@@ -53,9 +53,12 @@ class Folder:
 
     def status(self, name: bytes) -> os.stat_result | None:
         """The status of what has that name, a symbolic link's own; None if nothing has."""
-        with destination_errors(self.path(name)), suppress(FileNotFoundError):
+        try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        return None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise destination_error(self.path(name), error) from None
 
     def path(self, name: bytes) -> str:
         """The path of a name in it, for messages."""

@@ -75,6 +75,9 @@ class Updater:
             self.report.say(2, shown, "equal")
         elif self._known_equal(source.info, here):
             summary.files_unread += 1
+            if attributes.same(source.info, here, self.options.keep):
+                self.report.say(2, shown, "equal")
+                return
             self._dress_unread(source, folder, name, here, shown)
         else:
             anything = anything and not stat.S_ISREG(here.st_mode)
@@ -197,7 +200,8 @@ class Updater:
             target.commit(None, None, dress=dress)
         else:
             backup = self.options.backup
-            target.commit(None, None, new_mode=entry.mode, dress=dress, backup=backup, sync_folder=False)
+            mode = 0o600 if self.options.keep.perms else None  # nobody else's until it has its owner
+            target.commit(mode, None, new_mode=entry.mode, dress=dress, backup=backup, sync_folder=False)
 
     # --- metadata ---
 
