@@ -73,8 +73,7 @@ class Destination:
             link = stat.S_ISLNK(here.st_mode)
             reason = DENIED[errno.ELOOP] if link else files.in_the_way(files.kind_of(here.st_mode))
             raise DestinationError(path=shown, reason=reason)
-        if not self.remove(above, parts[-1], b"/".join(parts)):
-            raise DestinationError(path=shown, reason="is in the way of a folder, but excluded; remove it")
+        self.remove(above, parts[-1], b"/".join(parts), itself=True)
 
     def make_room(self, into: Folder, name: bytes, path: bytes) -> os.stat_result | None:
         """The status of what has ``name``, once it is no folder: one that is empty goes, with ``delete`` any one.
@@ -85,7 +84,7 @@ class Destination:
         if here is None or not stat.S_ISDIR(here.st_mode):
             return here
         if self.options.delete:
-            gone = self.remove(into, name, path)
+            gone = self.remove(into, name, path, itself=True)
         elif self.options.dry_run:
             gone = folders.is_empty(into, name)
         else:
@@ -117,15 +116,21 @@ class Destination:
             swept = into.sweep(name for name in into.names() if name not in names)
             self.report.summary.temporaries_removed += swept
 
-    def remove(self, into: Folder, name: bytes, path: bytes) -> bool:
-        """Remove something, but for what rules leave out; whether its name is free. DestinationError."""
+    def remove(self, into: Folder, name: bytes, path: bytes, *, itself: bool = False) -> bool:
+        """Remove something, but for what rules leave out in it, or of it unless ``itself``; whether its name is free.
+
+        DestinationError.
+        """
+
+        def spared(here: bytes, folder: bool) -> bool:
+            return not (itself and here == path) and self._spared(here, folder)
 
         def said(gone: bytes) -> None:
             self.report.summary.deleted += 1
             self.report.does(self.shown(gone), "deleting", "delete")
 
         backup, dry_run = self.options.backup, self.options.dry_run
-        return folders.remove(into, name, path, spared=self._spared, said=said, dry_run=dry_run, backup=backup)
+        return folders.remove(into, name, path, spared=spared, said=said, dry_run=dry_run, backup=backup)
 
     def _spared(self, path: bytes, folder: bool) -> bool:
         """What is excluded, and earlier backups where new ones are made."""

@@ -15,7 +15,7 @@ from lcsync import files
 from lcsync.attributes import open_place, place
 from lcsync.errors import DestinationError
 from lcsync.oserrors import destination_error, destination_errors
-from lcsync.paths import printable
+from lcsync.paths import plain_name, printable
 
 Identity = tuple[int, int]  # device and inode: the same file, folder or link, whatever its name
 
@@ -29,10 +29,12 @@ class Folder:
     """A folder of the destination, open. Use it as a context manager; on leaving, what was changed in it is durable.
 
     A folder of this user's that denies him something is opened for him meanwhile. Without ``durable`` nothing is waited
-    for on leaving. DestinationError, DiskFull.
+    for on leaving. UnsafeName of what is no plain name, DestinationError, DiskFull.
     """
 
     def __init__(self, root_fd: int, parts: tuple[bytes, ...], shown: str, *, durable: bool = True) -> None:
+        for part in parts:
+            plain_name(part)
         self.shown = shown
         self._durable = durable
         self._mode: int | None = None  # to be given back
@@ -54,7 +56,7 @@ class Folder:
     def status(self, name: bytes) -> os.stat_result | None:
         """The status of what has that name, a symbolic link's own; None if nothing has."""
         try:
-            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            return os.stat(plain_name(name), dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -81,13 +83,14 @@ class Folder:
         """A new folder, with ``mode`` as umask lets it, and all rights for its owner."""
         self.change()
         with destination_errors(self.path(name)):
-            os.mkdir(name, mode & 0o777 | stat.S_IRWXU, dir_fd=self.fd)
+            os.mkdir(plain_name(name), mode & 0o777 | stat.S_IRWXU, dir_fd=self.fd)
 
     def put(self, name: bytes, make: Callable[[bytes, int], object], *, backup: bool = False) -> None:
         """Let ``make`` make something by a name in a folder, and put it in the place of what has ``name``, if any.
 
         At any moment, what was there before or what is new has the name. A folder is not replaced.
         """
+        plain_name(name)
         self.change()
         with destination_errors(self.path(name)):
             staging_fd = self._stage()[1]

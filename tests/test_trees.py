@@ -435,8 +435,16 @@ def test_excluded_is_neither_copied_nor_deleted(pair: tuple[Path, Path]) -> None
     assert (summary.files_excluded, summary.deleted) == (2, 5)
 
 
+def test_what_is_in_the_way_goes_though_its_name_is_excluded(pair: tuple[Path, Path]) -> None:
+    """Since the rule means another kind of thing."""
+    src, dst = pair
+    (dst / "one" / "in").mkdir(parents=True)
+    sync(src, dst, rules=rules([("exclude", b"one/")]), delete=True)
+    assert (dst / "one").read_bytes() == b"one"
+
+
 @needs_rsync
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_deleting_with_rules_is_as_rsync_does_it(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     paths = st.sets(st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join), max_size=8)
@@ -772,7 +780,7 @@ def build(top: Path, things: dict[str, tuple[str, str, int]]) -> None:
             path.chmod(mode)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.dictionaries(PATHS, THINGS, max_size=8), st.dictionaries(PATHS, THINGS, max_size=8))
 def test_any_tree_becomes_any_other(
     tmp_path_factory: pytest.TempPathFactory,
