@@ -122,6 +122,7 @@ READ_THREADS_MAX = 4  # for one file; more wait for memory
 COPY_BYTES = 64 << 20  # of one copy_file_range, so that an interrupt waits for no more
 TOUCHED_MARKS_MAX = 1 << 20  # one byte each: bounds what a Target remembers of where it wrote
 TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
+PAGE_BYTES = 4096  # the least hole that file systems make
 FALLOC_PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE; fallocate(2)
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
 

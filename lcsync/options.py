@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from functools import partial
 
 from lcsync import const
 from lcsync.errors import UsageError
@@ -254,10 +256,10 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("--no-index", action="store_true", help="keep none, and read every file again")
     fetch = p.add_argument_group("fetching and syncing")
     fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
-    fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
-        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, set times of files too"
+        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, as -rlptgoD: all but -H, -A, -X"
     )
+    fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
         "--inplace", action="store_true", help="local sync: write what differs into the file itself, not into a copy"
     )
@@ -287,7 +289,48 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
     )
+    _add_local(p.add_argument_group("local sync, as in rsync(1)"))
     old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
     old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
     old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
     return p
+
+
+def _add_local(group: argparse._ArgumentGroup) -> None:
+    flags = (
+        ("-l", "--links", "copy symbolic links as such, and replace those in the way"),
+        ("-t", "--times", "set modification times"),
+        ("-o", "--owner", "set the owner, by name; root alone can"),
+        ("-g", "--group", "set the group, by name; unless root, to one of yours"),
+        ("", "--devices", "copy devices; root alone can"),
+        ("", "--specials", "copy fifos and sockets"),
+        ("-H", "--hard-links", "names of one file become names of one file"),
+        ("-A", "--acls", "set POSIX ACLs, and permissions"),
+        ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+        ("", "--numeric-ids", "set owners and groups by number, not by name"),
+        ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
+        ("", "--delete", "delete from folders what the source's do not have; see -n"),
+        ("", "--backup", "keep what is replaced or deleted under its name and ~"),
+    )
+    for short, long, text in flags:
+        group.add_argument(*([short] if short else []), long, action="store_true", help=text)
+    group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
+    for option, metavar, text in (
+        ("exclude", "PATTERN", "leave out what matches, here and there (--delete spares it); the first rule wins"),
+        ("include", "PATTERN", "do not leave out what matches"),
+        ("exclude-from", "FILE", "the same with each line of FILE"),
+        ("include-from", "FILE", "the same with each line of FILE"),
+    ):
+        group.add_argument(
+            f"--{option}",
+            action="append",
+            default=[],
+            type=partial(_rule, option),
+            dest="rules",
+            metavar=metavar,
+            help=text,
+        )
+
+
+def _rule(option: str, text: str) -> tuple[str, bytes]:
+    return option, os.fsencode(text)
