@@ -197,7 +197,7 @@ def statuses_in(folder_fd: int) -> Statuses:
     """The names in a source folder, in byte order, each with its status (of a symbolic link: its own) or why not."""
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # os.fsencode looks each time
     found: Statuses = []
-    with _source_errors(folder_fd), os.scandir(folder_fd) as entries:
+    with source_errors(folder_fd), os.scandir(folder_fd) as entries:
         for entry in entries:
             try:
                 status: os.stat_result | OSError = entry.stat(follow_symlinks=False)

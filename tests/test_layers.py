@@ -16,8 +16,8 @@ ROWS = (
     "group table wire manifest listing pack fountain _xor _wire",
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download plan rate share",
-    "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments lab "
-    "thresholds",
+    "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
+    "lab thresholds",
     "link serve names fetch progress job space update destination things local demo probe doctor tune measure plot",
     "options cli __main__",
 )
