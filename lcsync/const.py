@@ -120,6 +120,11 @@ TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
 FALLOC_PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE; fallocate(2)
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
 
+PARTS_OPEN_MAX = 64  # unfinished files open at once; others are closed, and opened again to go on
+BATCH_FILES = 2048  # put in their places together, after one syncfs: that took 5 to 50 ms
+BATCH_BYTES = 256 << 20
+FOLDERS_OPEN_MAX = 64  # descriptors of folders; a system gives a process 1024 unless told
+
 # --- index on disk ---
 INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
 INDEX_VERSION = 1

@@ -15,8 +15,9 @@ ROWS = (
     "merkle _blake2s paths keys",
     "group table wire manifest listing pack columns entries fountain _xor _wire",
     "mld trackers _bloom _exact",
-    "membership querier scheduler sender receiver download plan rate share",
-    "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds",
+    "membership querier scheduler sender receiver download plan rate reuse share",
+    "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds "
+    "folders contents packstore packing",
     "link serve names fetch progress local demo probe doctor tune measure plot",
     "options cli __main__",
 )
