@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lcsync.columns import pack_sections, unpack_sections
 from lcsync.const import HASH_BYTES
 from lcsync.entries import Entries, Kind, decode
-from lcsync.merkle import Hashes
+from lcsync.merkle import Hashes, as_hashes
 from lcsync.pack import Layout, Numbers, lay_out
 
 
@@ -35,6 +36,27 @@ class State:
     versions: Numbers = field(repr=False)
     data: bytes = field(repr=False)
     leaves: Hashes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """To be kept on this machine."""
+        sections = (
+            self.root, self.how, self.block_bytes.to_bytes(4, "big"), b"\0".join(self.paths), self.versions.tobytes(),
+            self.data, self.leaves.tobytes(),
+        )  # fmt: skip
+        return pack_sections(dict(enumerate(sections, 1)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> State:
+        """What ``to_bytes`` gave; ColumnError or ValueError if it is none."""
+        sections = unpack_sections(data, 7)
+        root, how, block, paths, versions, entries, leaves = (sections.get(number, b"") for number in range(1, 8))
+        out = cls(
+            root, how, int.from_bytes(block, "big"), paths.split(b"\0"),
+            np.frombuffer(versions, np.int64).reshape(-1, 5), entries, as_hashes(leaves),
+        )  # fmt: skip
+        if len(out.paths) != len(out.versions) or not out.block_bytes:
+            raise ValueError("a state of another length")
+        return out
 
     @cached_property
     def entries(self) -> Entries:

@@ -13,7 +13,7 @@ import lcsync
 ROWS = (
     "const errors text finding simd",
     "merkle _blake2s paths keys",
-    "group table wire manifest listing pack columns entries fountain _xor _wire",
+    "group table wire manifest listing pack columns entries singles fountain _xor _wire",
     "mld trackers _bloom _exact",
     "membership querier scheduler sender receiver download plan rate reuse share",
     "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds "

@@ -194,7 +194,7 @@ def test_few_descriptors_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             for turn in range(3):
                 for block in range(turn, made.layout.blocks, 3):
                     store.write_at(data[block * BLOCK : (block + 1) * BLOCK], block * BLOCK)
-                    assert len(os.listdir("/proc/self/fd")) <= before + 6 + const.FOLDERS_OPEN_MAX  # and the file read last
+                    assert len(os.listdir("/proc/self/fd")) <= before + 6 + const.FOLDERS_OPEN_MAX
             assert not [p for p in target.rglob("f")]
             store.settle(0, made.layout.length)
             store.finish()
