@@ -123,6 +123,7 @@ FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are co
 PARTS_OPEN_MAX = 64  # unfinished files open at once; others are closed, and opened again to go on
 BATCH_FILES = 2048  # put in their places together, after one syncfs: that took 5 to 50 ms
 BATCH_BYTES = 256 << 20
+SEARCH_FACTOR = 4  # files that stand for nothing are searched up to so many times the bytes that lack
 FOLDERS_OPEN_MAX = 64  # descriptors of folders; a system gives a process 1024 unless told
 
 # --- index on disk ---

@@ -328,7 +328,8 @@ class PackStore:
         with destination_errors(self.entries.paths[entry]):
             fd = self._writable(entry)
             self._apply(fd, entry)
-            self._left[entry] = [row_of(os.fstat(fd))[i] for i in LEFT]
+            row = row_of(os.fstat(fd))
+            self._left[entry] = row[SIZE], row[MTIME], row[INODE]
             self._close(entry)
         self.done.written += 1
         self._batch.append(entry)

@@ -12,12 +12,13 @@ import numpy as np
 
 from lcsync import files
 from lcsync.const import SEGMENT_BYTES
-from lcsync.contents import Contents, hash_contents
-from lcsync.entries import Kind, decode
-from lcsync.folders import KIND, MTIME, SIZE, scan
+from lcsync.contents import Contents
+from lcsync.entries import decode
+from lcsync.folders import scan
 from lcsync.packing import Pack, pack
 from lcsync.packstore import Done, PackStore
-from lcsync.reuse import Blocks, State, find_sources, is_as_left, known_blocks, numbers_of, readable_blocks
+from lcsync.present import look
+from lcsync.reuse import State
 
 
 def pack_of(folder: Path, block_bytes: int = 1024, state: State | None = None) -> Pack:
@@ -44,21 +45,11 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
         files.closing(os.open(source.path, os.O_RDONLY)) as from_fd,
         files.closing(os.open(target, os.O_RDONLY)) as to_fd,
         Contents(from_fd, list(entries.paths), layout) as contents,
+        look(to_fd, entries, layout, state) as present,
     ):
-        here = scan(to_fd)
-        kinds, sizes = here.column(KIND), here.column(SIZE)
-        sources = find_sources(entries, here.paths, kinds, sizes, here.column(MTIME))
-        blocks = Blocks.none(layout)
-        if state is not None:
-            same = is_as_left(state, here.paths, here.versions)
-            held = numbers_of(here.paths, state.paths)
-            held[(held >= 0) & ~(same[held] & (state.entries.kinds[held] == Kind.FILE))] = -1
-            blocks = known_blocks(layout, state, np.where(sources >= 0, held[sources], -1))
-        known = int(blocks.known.sum())
-        found = [here.paths[i] if i >= 0 else None for i in sources.tolist()]
-        hash_contents(to_fd, found, layout, blocks, readable_blocks(layout, sources, sizes))
+        blocks = present.blocks
         right = (blocks.leaves == source.tree.leaves).all(axis=1) & blocks.known
-        with PackStore(to_fd, entries, layout, here, sources) as store:
+        with PackStore(to_fd, entries, layout, present.here, present.sources) as store:
             store.check_space(np.ones(len(entries), bool))
             store.begin()
             segments = list(range(layout.segments))
@@ -74,9 +65,11 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
                 for block in range(segment * per, -(-stop // layout.block_bytes)):
                     if right[block]:
                         continue
-                    wire += 1
                     at = block * layout.block_bytes
                     piece = data[at - start : at - start + layout.block_bytes]
+                    found = present.block(source.tree.leaves[block].tobytes())
+                    assert found is None or found == piece
+                    wire += found is None
                     if chance and chance.random() < 0.2:
                         cut = chance.randrange(len(piece))
                         store.write_at(chance.randbytes(len(piece) - cut), at + cut)
@@ -87,7 +80,7 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
             store.finish()
             versions = store.versions(scan(to_fd))
             left = State(source.root, b"", layout.block_bytes, entries.paths, versions, source.data, source.tree.leaves)
-            return Carried(wire, int(blocks.known.sum()) - known, store.done, left)
+            return Carried(wire, present.hashed, store.done, left)
 
 
 def contents_of(folder: Path) -> dict[str, object]:

@@ -152,6 +152,31 @@ def test_a_moved_folder_is_found(carried: tuple[Path, Path, Carried]) -> None:
     assert contents_of(target) == contents_of(source)
 
 
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_file_renamed_and_changed_is_found_by_its_blocks(tmp_path: Path, with_state: bool) -> None:
+    """No name, size or time tells: the hashes of its blocks do, in the state or by reading what stands for nothing."""
+    source, target = tmp_path / "s", tmp_path / "t"
+    source.mkdir()
+    (source / "a").write_bytes(random.Random(1).randbytes(100 * BLOCK))
+    first = carry(pack_of(source), target)
+    (source / "a").rename(source / "b")
+    with open(source / "b", "ab") as f:
+        f.write(b"more")
+    again = carry(pack_of(source), target, first.state if with_state else None)
+    assert again.wire == 1
+    (target / "a").unlink()
+    assert contents_of(target) == contents_of(source)
+
+
+def test_the_search_has_an_end(tmp_path: Path) -> None:
+    source, target = tmp_path / "s", tmp_path / "t"
+    source.mkdir()
+    target.mkdir()
+    (source / "a").write_bytes(random.Random(1).randbytes(10 * BLOCK))
+    (target / "x").write_bytes(random.Random(1).randbytes(10 * BLOCK) + bytes(40 * BLOCK))
+    assert carry(pack_of(source), target).wire == 10  # five times what lacks is not read
+
+
 def test_two_files_that_change_places(tmp_path: Path) -> None:
     """Each is the source of the other: none may be gone before it was copied."""
     source, target = tmp_path / "s", tmp_path / "t"
