@@ -2,8 +2,8 @@
 """Packs without a network: python benchmarks/packs.py [FOLDER]
 
 Makes trees of small files below FOLDER (unless told, a temporary one), packs them, writes packs to another folder, and
-looks at folders that are unchanged. Each figure is wall clock, CPU time of this process after it. On ext4 files are made
-several times slower for minutes after thousands were removed there: inodes that were freed lately are passed over.
+looks at folders that are unchanged. Each figure is wall clock, CPU time of this process after it. On ext4 it takes
+several times as long to make files for minutes after thousands were removed: inodes freed lately are passed over.
 """
 
 from __future__ import annotations
@@ -167,9 +167,8 @@ def many(folder: Path) -> None:
         (news.tree.leaves != made.tree.leaves).any(axis=1).sum() if news.layout.length == made.layout.length else -1
     )
     lists = blocks_of(news.data, LIST_BLOCK_BYTES) - blocks_of(made.data, LIST_BLOCK_BYTES)
-    print(
-        f"  1 % changed: {differ} blocks of {len(news.tree.leaves)}, {len(lists)} of {len(news.list_tree.leaves)} of the list"
-    )
+    blocks = len(news.tree.leaves)
+    print(f"  1 % changed: {differ} of {blocks} blocks, {len(lists)} of {len(news.list_tree.leaves)} in the list")
     with files.closing(os.open(folder / "f", os.O_RDONLY)) as fd:
         for what, known in (("with the state", state), ("all read", None)):
             with (
