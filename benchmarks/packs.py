@@ -26,12 +26,12 @@ from lcsync.cache import TreeCache
 from lcsync.const import BLOCK_BYTES, LIST_BLOCK_BYTES, SEGMENT_BYTES
 from lcsync.contents import Contents
 from lcsync.entries import Entries, Kind
-from lcsync.folders import scan
 from lcsync.pack import lay_out
 from lcsync.packing import Pack, pack
 from lcsync.packstore import PackStore
 from lcsync.present import look
 from lcsync.reuse import State, is_as_left
+from lcsync.scan import scan
 from lcsync.singles import FileNames
 
 SYMBOL_BYTES = 1376

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from lcsync.cache import TreeCache
 from lcsync.const import READ_BYTES, SEGMENT_BYTES
 from lcsync.files import Version
-from lcsync.folders import Folders
 from lcsync.merkle import hash_leaves, runs
 from lcsync.pack import Layout
 from lcsync.pieces import in_order
 from lcsync.reuse import Blocks
+from lcsync.scan import Folders
 
 SOURCE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 

@@ -18,11 +18,11 @@ from lcsync.contents import Contents, blocks_from_cache, hash_contents
 from lcsync.entries import DEVICES, Entries, Kind, encode
 from lcsync.errors import SourceError
 from lcsync.files import Version
-from lcsync.folders import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE, UID, Folders, Scan, scan
 from lcsync.merkle import Tree, hash_leaves, top
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
 from lcsync.paths import printable
 from lcsync.reuse import Blocks, State, is_as_left, known_blocks, numbers_of
+from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE, UID, Folders, Scan, scan
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from lcsync.errors import DestinationError, DiskFull
 from lcsync.files import Buffer
 from lcsync.files import _destination_errors as destination_errors
 from lcsync.files import _umask as umask
-from lcsync.folders import DEVICE, GID, INODE, KIND, MODE, MTIME, SIZE, UID, VERSION, Folders, Scan, row_of
 from lcsync.pack import Layout, Numbers
 from lcsync.paths import printable
 from lcsync.reuse import numbers_of
+from lcsync.scan import DEVICE, GID, INODE, KIND, MODE, MTIME, SIZE, UID, VERSION, Folders, Scan, row_of
 from lcsync.text import human_bytes
 
 LEFT = [SIZE, MTIME, INODE]  # of a version all that a rename leaves as it is

@@ -15,10 +15,10 @@ from lcsync.const import SEARCH_FACTOR, SEGMENT_BYTES
 from lcsync.contents import Contents, blocks_from_cache, hash_contents
 from lcsync.entries import Entries, Kind
 from lcsync.files import Version
-from lcsync.folders import KIND, MTIME, SIZE, Scan, scan
 from lcsync.merkle import Hashes, hash_leaves
 from lcsync.pack import Layout, Numbers, PackError, lay_out
 from lcsync.reuse import Blocks, State, find_sources, is_as_left, known_blocks, numbers_of, readable_blocks
+from lcsync.scan import KIND, MTIME, SIZE, Scan, scan
 
 
 class Shelf:

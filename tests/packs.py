@@ -14,11 +14,11 @@ from lcsync import files
 from lcsync.const import SEGMENT_BYTES
 from lcsync.contents import Contents
 from lcsync.entries import decode
-from lcsync.folders import scan
 from lcsync.packing import Pack, pack
 from lcsync.packstore import Done, PackStore
 from lcsync.present import look
 from lcsync.reuse import State
+from lcsync.scan import scan
 
 
 def pack_of(folder: Path, block_bytes: int = 1024, state: State | None = None) -> Pack:

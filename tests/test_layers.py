@@ -17,7 +17,7 @@ ROWS = (
     "mld trackers _bloom _exact",
     "membership querier scheduler sender receiver download plan rate reuse share",
     "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds "
-    "folders contents packstore packing present",
+    "scan contents packstore packing present",
     "link serve names fetch progress local demo probe doctor tune measure plot",
     "options cli __main__",
 )

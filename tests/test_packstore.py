@@ -16,10 +16,10 @@ from lcsync import const, files, packstore
 from lcsync.contents import Contents
 from lcsync.entries import Kind, decode
 from lcsync.errors import DestinationError, DiskFull
-from lcsync.folders import scan
 from lcsync.pack import Layout
 from lcsync.packstore import PackStore
 from lcsync.reuse import State, find_sources, is_as_left
+from lcsync.scan import scan
 
 BLOCK = 1024
 LONG_AGO_NS = 1_600_000_000_000_000_000
