@@ -9,6 +9,7 @@ PERSON_ROOT = b"lcs-root"
 PERSON_CHANNEL = b"lcs-chan"
 PERSON_TOI = b"lcs-toi"
 PERSON_INDEX = b"lcs-indx"  # on disk, never on the wire
+PERSON_PACK = b"lcs-pack"
 
 # --- geometry ---
 BLOCK_BYTES = 16384
@@ -110,6 +111,19 @@ HOSTS_COUNTED_MAX = 1 << 16  # addresses, while --min-receivers are waited for
 HOST_GROUPS_MAX = 128  # active groups that one host's reports started: no one takes them all
 EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
+# --- packs: whole folders (docs/protocol.md, "Packs") ---
+SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
+LIST_VERSION = 1
+LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these
+LIST_BYTES_MAX = 64 << 20  # of a folder's list of entries, held in memory; some two million
+ENTRIES_MAX = 1 << 21
+CHUNK_ENTRIES_MEAN = 512  # some 15 KiB: padding costs an eighth of the list, a changed entry 15 KiB
+CHUNK_ENTRIES_MAX = 4096  # what a chunk may claim before it is looked at
+PATHS_BYTES_MAX = 256 << 20  # of all paths written out: front coding lets 6 bytes claim 4096
+XATTR_NAME_BYTES_MAX = 255  # XATTR_NAME_MAX
+XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
+
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
@@ -125,6 +139,12 @@ TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
 PAGE_BYTES = 4096  # the least hole that file systems make
 FALLOC_PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE; fallocate(2)
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
+
+PARTS_OPEN_MAX = 64  # unfinished files open at once; others are closed, and opened again to go on
+BATCH_FILES = 2048  # put in their places together, after one syncfs: that took 5 to 50 ms
+BATCH_BYTES = 256 << 20
+SEARCH_FACTOR = 4  # files that stand for nothing are searched up to so many times the bytes that lack
+FOLDERS_OPEN_MAX = 64  # descriptors of folders; a system gives a process 1024 unless told
 
 # --- index on disk ---
 INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
@@ -188,7 +208,6 @@ STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the c
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
 JOBS_AT_ONCE = 64  # files of a folder on their way together
-LIST_BYTES_MAX = 64 << 20  # of a folder's list of entries, held in memory; some 600,000 files
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
 # --- demo ---
