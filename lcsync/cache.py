@@ -19,7 +19,7 @@ from hashlib import blake2s
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lcsync._blake2s import hash_blocks
 from lcsync.const import (
@@ -113,7 +113,7 @@ class TreeCache:
         return self.get_many([version], block_bytes)[0]
 
     def get_many(self, versions: Sequence[Version], block_bytes: int) -> list[Known | None]:
-        """For each of the files its tree, if it is known: in a fifth of the time that one after the other takes."""
+        """For each of the files its tree, if it is known: in a third of the time that one after the other takes."""
         out: list[Known | None] = [None] * len(versions)
         with self._lock:
             try:
@@ -136,14 +136,11 @@ class TreeCache:
         out: list[Known | None],
     ) -> None:
         asked = {_file(versions[number], block_bytes): number for number in some}
-        rows = db.execute(
-            "SELECT file, version, inline, leaves, parts, checksum, used FROM tree "
-            f"WHERE file IN ({','.join('?' * len(asked))})",
-            tuple(asked),
-        ).fetchall()
         found, all_leaves, checksums = [], [], []
-        for file, seen, inline, leaves, parts, checksum, used in rows:
-            number = asked[file]
+        for file, seen, inline, leaves, parts, checksum, used in self._rows_of(db, sorted(asked)):
+            number = asked.get(file)
+            if number is None:
+                continue
             version = versions[number]
             if seen != _version(version):
                 continue
@@ -171,6 +168,20 @@ class TreeCache:
             raise sqlite3.DatabaseError(UNSOUND)
         for number, each in known:
             out[number] = each
+
+    @staticmethod
+    def _rows_of(db: sqlite3.Connection, files: list[bytes]) -> list[tuple[bytes, bytes, Any, Any, Any, Any, int]]:
+        """The rows of ``files``, which are in order; maybe others among them.
+
+        Files that were made together are neighbours, and to read on in the table takes half the time of a search for
+        each. Where too many others are in between, each is searched for.
+        """
+        select = "SELECT file, version, inline, leaves, parts, checksum, used FROM tree WHERE file "
+        most = 2 * len(files)
+        rows = db.execute(select + "BETWEEN ? AND ? LIMIT ?", (files[0], files[-1], most)).fetchall()
+        if len(rows) == most:
+            rows = db.execute(select + f"IN ({','.join('?' * len(files))})", files).fetchall()
+        return rows
 
     def put(self, version: Version, tree: Tree, inline: bytes | None, looked_ns: int) -> None:
         """Keep the tree of a file. ``looked_ns``: the time before its first byte was read."""

@@ -40,6 +40,7 @@ CODEPOINT = 128  # FEC Encoding ID, RFC 5445
 HOPS = 1
 MANIFEST_VERSION = 1
 INLINE_BYTES_MAX = 900  # contents that travel in the manifest itself
+MTIME_NS_MAX = (1 << 63) - 1  # of a file, in a manifest and a folder's list
 CHANNELS = 8
 CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
 

@@ -85,9 +85,8 @@ def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable
     SourceError if the file has another length, or changes while it is read.
     """
     before = version(fd)
-    changed = SourceError(path=fd_name(fd), reason="changed while it was read; run again")
     if before.length != length:
-        raise changed
+        raise _changed(fd)
     step_bytes = max(STEP_BYTES, LANES_MAX * block_bytes)
     leaves = np.empty((block_count(length, block_bytes), HASH_BYTES), np.uint8)
     buffers: list[memoryview] = []
@@ -97,15 +96,19 @@ def read_block_hashes(fd: int, length: int, block_bytes: int, progress: Callable
         for offset in range(piece.start, max(piece.stop, 1), step_bytes):
             part = buffer[: length - offset]
             if read_into(fd, part, offset) < len(part):
-                raise changed
+                raise _changed(fd)
             hashes = hash_leaves(part, block_bytes)
             leaves[offset // block_bytes :][: len(hashes)] = hashes
         buffers.append(buffer)
 
     in_order(work, length, max(READ_BYTES, step_bytes), lambda piece, _: progress and progress(piece.stop))
     if version(fd) != before:
-        raise changed
+        raise _changed(fd)
     return Tree(length, block_bytes, leaves)
+
+
+def _changed(fd: int) -> SourceError:
+    return SourceError(path=fd_name(fd), reason="changed while it was read; run again")
 
 
 class Version(NamedTuple):

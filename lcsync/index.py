@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lcsync import files, listing, merkle
 from lcsync.cache import Known, TreeCache
-from lcsync.const import FOLDERS_DEEP_MAX, INLINE_BYTES_MAX
+from lcsync.const import FOLDERS_DEEP_MAX, INLINE_BYTES_MAX, MTIME_NS_MAX
 from lcsync.errors import SourceError, UsageError
 from lcsync.listing import Row
 from lcsync.manifest import Content, describe
@@ -139,7 +139,7 @@ class Index:
         cut = len(name_head)
         data = listing.encode_rows([(row[0][cut:], *row[1:]) for row in rows])
         tree = Tree(len(data), self.block_bytes, merkle.hash_leaves(data, self.block_bytes))
-        mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
+        mode, mtime_ns = stat.S_IMODE(info.st_mode), _mtime_ns(info)
         old = self._before.get(name)
         serial = old.serial if old and old.tree.root == tree.root else self._serial(old)
         self._put(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, files.version_of(info), data))
@@ -237,13 +237,18 @@ class Index:
         data: bytes | None,
         old: Item | None,
     ) -> Item:
-        mode, mtime_ns = stat.S_IMODE(info.st_mode), max(0, info.st_mtime_ns)
+        mode, mtime_ns = stat.S_IMODE(info.st_mode), _mtime_ns(info)
         return Item(name, path, tree, Content.FILE, mode, mtime_ns, self._serial(old), seen, data)
 
     @staticmethod
     def _serial(old: Item | None) -> int:
         """Never falls, for this process; nor across its restarts, while the clock does not."""
         return max(time.time_ns(), old.serial + 1 if old else 0)
+
+
+def _mtime_ns(info: os.stat_result) -> int:
+    """As far as a manifest can say it: from 1970 to 2262."""
+    return min(max(0, info.st_mtime_ns), MTIME_NS_MAX)
 
 
 def _why(path: bytes, error: OSError) -> str:

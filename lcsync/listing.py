@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import cbor2
 
-from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, OBJECT_BYTES_MAX
+from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, MTIME_NS_MAX, OBJECT_BYTES_MAX
 from lcsync.errors import UnsafeName
 from lcsync.manifest import load_plain
 from lcsync.paths import safe_relative
@@ -67,7 +67,7 @@ def decode(data: bytes) -> list[Entry]:
 
 
 def _entry(path: object, length: object, mode: object, mtime_ns: object, content: object) -> Entry:
-    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, (1 << 63) - 1))
+    numbers = ((length, OBJECT_BYTES_MAX), (mode, 0o7777), (mtime_ns, MTIME_NS_MAX))
     if not isinstance(path, bytes) or not isinstance(content, bytes):
         raise ListingError("an entry without path or content")
     if any(type(n) is not int or not 0 <= n <= most for n, most in numbers):

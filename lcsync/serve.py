@@ -112,7 +112,6 @@ class Server:
         self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
         for name, path in paths:
             self.index.add(name, path)
-        self.index.cache.flush()
         for line in self.index.skipped:
             self.options.say(line)
         now = time.monotonic()
@@ -130,6 +129,7 @@ class Server:
             tracker = self._start(port, now)
         if options.verbose:
             self.options.say(f"{options.tracker.why(tracker)}; {human_bytes(tracker.memory_bytes)} an interface")
+        self._pool.submit(self.index.cache.flush)  # nobody need wait for what only the next start is faster by
 
     def _link(self, interface: net.Interface) -> Link:
         """The sockets of an interface. UsageError, NoMulticast, NoPrivilege."""

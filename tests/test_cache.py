@@ -88,6 +88,33 @@ def test_what_was_put_is_there_after_a_restart(tmp_path: Path, said: list[str]) 
             assert cache.get(other, BLOCK) is None
 
 
+def test_many_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known and unknown ones, of several lengths, neighbours and not, more than one statement takes."""
+    monkeypatch.setattr(module, "INDEX_GET_ROWS", 7)
+    monkeypatch.setattr(module, "LEAVES_SHORT_BYTES", 500)
+    known = fill(tmp_path / "index", 40)
+    asked = [*known, version(1, 2), version(50, 1), *(version(i, 5000 * i) for i in range(60, 3, -1))]
+    asked += [each._replace(mtime_ns=5) for each in list(known)[5:9]] + list(known)[::-6] * 2
+    with TreeCache(str(tmp_path / "index")) as cache:
+        found = cache.get_many(asked, BLOCK)
+        assert [each and each.tree.root for each in found] == [known.get(each) for each in asked]
+        assert [each and each.inline for each in found[:3]] == [noise(1, 1), noise(2, 2), None]
+        assert cache.get_many(asked, 2 * BLOCK) == [None] * len(asked)
+        assert cache.get_many([], BLOCK) == []
+
+
+def test_times_of_any_year(tmp_path: Path) -> None:
+    """They are more than 64 bits of ns from 2554 on, and below zero before 1970."""
+    path = tmp_path / "index"
+    years = [version(i, 1)._replace(mtime_ns=time_ns) for i, time_ns in enumerate((-1, -(10**19), 10**20, 0), 1)]
+    with TreeCache(str(path)) as cache:
+        for each in years:
+            cache.put(each, tree_of(b"x"), b"x", 10**21)
+        cache.flush()
+        assert all(cache.get_many(years, BLOCK))
+        assert not any(cache.get_many([each._replace(mtime_ns=each.mtime_ns + 1) for each in years], BLOCK))
+
+
 def test_many_leaves_stand_in_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAVES_ROW_BYTES", 1000)
     monkeypatch.setattr(module, "LEAVES_SHORT_BYTES", 500)
@@ -113,6 +140,7 @@ def test_a_file_that_may_still_change_unseen_is_not_kept(tmp_path: Path) -> None
 def test_content_that_is_not_the_trees_is_not_kept(tmp_path: Path) -> None:
     with TreeCache(str(tmp_path / "index")) as cache:
         cache.put(version(1, 1), tree_of(b"x"), b"y", LATER_NS)
+        cache.put(version(1, 1), tree_of(b"x"), None, LATER_NS)
         cache.flush()
         assert cache.get(version(1, 1), BLOCK) is None
 
@@ -162,6 +190,57 @@ def wrong_leaves(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE tree SET leaves = zeroblob(length(leaves))")
     db.close()
+
+
+def changes(sql: str) -> Callable[[Path], None]:
+    def harm(path: Path) -> None:
+        with sqlite3.connect(path) as db:
+            db.execute(f"UPDATE tree SET {sql}")
+        db.close()
+
+    harm.__name__ = sql
+    return harm
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        changes(sql)
+        for sql in (
+            "leaves = NULL", "leaves = 5", "leaves = CAST(leaves AS TEXT)", "leaves = hex(leaves)", "leaves = x''",
+            "inline = NULL", "inline = 5", "inline = 'text'", "inline = x'00'", "inline = x''",
+            "parts = 1", "parts = 'some'", "parts = x'01'",
+            "checksum = NULL", "checksum = 5", "checksum = 'text'", "checksum = x''", "checksum = zeroblob(32)",
+            "checksum = checksum || x'00'",
+        )
+    ],
+)  # fmt: skip
+def test_no_column_is_believed(tmp_path: Path, said: list[str], harm: Callable[[Path], None]) -> None:
+    """As after an error of the disk, or of whatever else wrote to the file."""
+    path = tmp_path / "index"
+    known = fill(path)
+    harm(path)
+    check(path, known, said)
+    assert len(said) == 1 and "set aside as index.aside-" in said[0]
+    assert check(path, known, []) == 0
+
+
+def test_an_entry_of_another_file_is_not_taken(tmp_path: Path, said: list[str]) -> None:
+    """Two files of one length and one time, their rows exchanged: all of either is right, but for the key."""
+    path = tmp_path / "index"
+    a = version(1, 5000)
+    b = a._replace(inode=7)
+    with TreeCache(str(path)) as cache:
+        for each, seed in ((a, 1), (b, 2)):
+            cache.put(each, tree_of(noise(5000, seed)), None, LATER_NS)
+    with sqlite3.connect(path) as db:
+        one, two = (file for (file,) in db.execute("SELECT file FROM tree").fetchall())
+        for new, old in ((b"", one), (one, two), (two, b"")):
+            db.execute("UPDATE tree SET file = ? WHERE file = ?", (new, old))
+    db.close()
+    with TreeCache(str(path), said.append) as cache:
+        assert cache.get_many([a, b], BLOCK) == [None, None]
+    assert len(said) == 1 and "checksum" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from programs import BLOCK, MIB, content
 
 from lcsync import listing, merkle
+from lcsync.cache import TreeCache
 from lcsync.const import FOLDERS_DEEP_MAX
 from lcsync.errors import SourceError, UsageError
 from lcsync.index import Index, Item
@@ -102,6 +103,20 @@ def test_what_can_not_be_shared(tmp_path: Path) -> None:
         index_of(x=Path("/dev/null"))
 
 
+@pytest.mark.parametrize("time_ns", [-(10**9), 0, 15 * 10**18])
+def test_times_that_no_manifest_can_say(tmp_path: Path, time_ns: int) -> None:
+    """Before 1970 and after 2262, which file systems can: the nearest that it can say."""
+    root = tmp_path / "d"
+    root.mkdir()
+    (root / "f").write_bytes(b"x")
+    for path in (root / "f", root):
+        os.utime(path, ns=(time_ns, time_ns))
+    index = index_of(d=root)
+    for each in index.items:
+        assert 0 <= decode(each.manifest(1376)).mtime_ns < 1 << 63
+    assert len(listing.decode(item(index, "d").data or b"")) == 1
+
+
 def test_a_name_twice(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").touch()
@@ -176,6 +191,26 @@ def test_changed_behind_its_times(tmp_path: Path) -> None:
         out.write(b"changed")
     assert SegmentCache().load(found, 0) is None
     assert found.changed and item(index.again(), "x").tree.root != found.tree.root
+
+
+def test_changed_behind_its_times_and_the_index_on_disk(tmp_path: Path) -> None:
+    """The index on disk believes the times; what was found to be wrong is read again all the same."""
+    path, aside = tmp_path / "x", tmp_path / "index"
+    path.write_bytes(content(MIB))
+    with TreeCache(str(aside)) as cache:
+        old = Index(BLOCK, cache=cache)
+        old.add(b"x", bytes(path))
+        (before,) = old.items
+        other = content(MIB, 2)
+        cache.put(before.version, merkle.Tree(MIB, BLOCK, merkle.hash_leaves(other, BLOCK)), None, 1 << 62)
+        cache.flush()
+        index = Index(BLOCK, cache=cache)
+        index.add(b"x", bytes(path))
+        (wrong,) = index.items
+        assert wrong.tree.root != before.tree.root  # as if the file had had another content once
+        assert SegmentCache().load(wrong, 0) is None and wrong.changed
+        (right,) = index.again().items
+        assert right.tree.root == before.tree.root and right.serial > wrong.serial
 
 
 def test_removed_and_back(tmp_path: Path) -> None:

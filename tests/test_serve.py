@@ -130,6 +130,9 @@ def test_folder_with_odd_things_in_it(make_lab: MakeLab, tmp_path: Path, to: Pat
     (root / "secret").chmod(0)
     os.mkfifo(root / "fifo")
     (root / "link").symlink_to("/etc/passwd")
+    (root / "listed").mkdir()
+    (root / "listed" / "blind").write_bytes(b"its name is all that may be seen")
+    (root / "listed").chmod(0o444)
     with socket.socket(socket.AF_UNIX) as sock:
         here = Path.cwd()
         os.chdir(root)  # the name of a socket may not be long
@@ -141,8 +144,11 @@ def test_folder_with_odd_things_in_it(make_lab: MakeLab, tmp_path: Path, to: Pat
     fetch(lab.hosts[1], "class", to).ok()
     assert share.stop() == 130
     assert files_below(to) == {"class/sub/file": b"content"}
-    assert len(share.lines) == 4 + 2
-    for name, reason in (("fifo", "fifo"), ("link", "symbolic link"), ("socket", "socket"), ("secret", "permission")):
+    assert len(share.lines) == 5 + 2
+    for name, reason in (
+        ("fifo", "fifo"), ("link", "symbolic link"), ("socket", "socket"), ("secret", "permission"),
+        ("blind", "permission"),
+    ):  # fmt: skip
         assert sum(f"/{name}: " in line and reason in line for line in share.lines) == 1
 
 
