@@ -168,6 +168,11 @@ class TreeCache:
             raise sqlite3.DatabaseError(UNSOUND)
         for number, each in known:
             out[number] = each
+        if len(asked) < len(some):  # a file of several names
+            for number in some:
+                first = asked[_file(versions[number], block_bytes)]
+                if versions[first] == versions[number]:
+                    out[number] = out[first]
 
     @staticmethod
     def _rows_of(db: sqlite3.Connection, files: list[bytes]) -> list[tuple[bytes, bytes, Any, Any, Any, Any, int]]:

@@ -94,7 +94,8 @@ def test_many_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "LEAVES_SHORT_BYTES", 500)
     known = fill(tmp_path / "index", 40)
     asked = [*known, version(1, 2), version(50, 1), *(version(i, 5000 * i) for i in range(60, 3, -1))]
-    asked += [each._replace(mtime_ns=5) for each in list(known)[5:9]] + list(known)[::-6] * 2
+    asked += [each._replace(mtime_ns=5) for each in list(known)[5:9]] 
+    asked += [each for each in list(known)[::-6] for _ in range(3)]
     with TreeCache(str(tmp_path / "index")) as cache:
         found = cache.get_many(asked, BLOCK)
         assert [each and each.tree.root for each in found] == [known.get(each) for each in asked]
@@ -330,6 +331,9 @@ def test_an_unchanged_share_is_not_read_again(tmp_path: Path, monkeypatch: pytes
     top.mkdir()
     for i in range(5):
         old_file(top / f"f{i}", noise(i * 700, i))
+    for i in range(3):
+        (top / f"link{i}").hardlink_to(top / "f4")
+    old_file(top / "f5", noise(10))
 
     def start() -> list[tuple[bytes, bytes, bytes | None]]:
         with TreeCache(str(tmp_path / "index")) as cache:
