@@ -94,7 +94,7 @@ def test_many_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "LEAVES_SHORT_BYTES", 500)
     known = fill(tmp_path / "index", 40)
     asked = [*known, version(1, 2), version(50, 1), *(version(i, 5000 * i) for i in range(60, 3, -1))]
-    asked += [each._replace(mtime_ns=5) for each in list(known)[5:9]] 
+    asked += [each._replace(mtime_ns=5) for each in list(known)[5:9]]
     asked += [each for each in list(known)[::-6] for _ in range(3)]
     with TreeCache(str(tmp_path / "index")) as cache:
         found = cache.get_many(asked, BLOCK)
