@@ -4,6 +4,7 @@
 PYTHON ?= python3
 HOSTS ?= 4
 FUZZ_S ?= 60
+BENCH ?= --quick
 JOBS ?= 4
 BIN := .venv/bin
 NATIVE := $(wildcard setup.py pyproject.toml lcsync/*.pyx lcsync/*.pxd lcsync/*.h)
@@ -30,15 +31,16 @@ test: .venv/built .venv/test  ## all tests, those in network namespaces included
 test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
-soak: .venv/built .venv/test  ## all tests, with 20,000 random examples each in place of 100
-	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS)
+soak: .venv/built .venv/test  ## all tests with 20,000 random examples each in place of 100, and those of large trees
+	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py
 
 fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
 	mkdir -p build/fuzz
 	$(BIN)/python tests/fuzz/fuzz_mld.py -max_total_time=$(FUZZ_S) -artifact_prefix=build/fuzz/ build/fuzz tests/fuzz/mld
 
-bench: .venv/built  ## every benchmark, one after the other
-	set -e; for script in benchmarks/*.py; do $(PRIVATE) $(BIN)/python $$script; done
+bench: .venv/built  ## every benchmark, one after the other, in short; BENCH= for all of each, which takes hours
+	set -e; for name in hashing local_sync trackers fountain simulate sender network scenarios; do \
+		$(PRIVATE) $(BIN)/python benchmarks/$$name.py $(BENCH); done
 
 asan: .venv/built .venv/test  ## the hash kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests setup.py pyproject.toml README.md LICENSE* build/asan

@@ -19,6 +19,7 @@ from hashing import cpu
 
 from lcsync import _blake2s
 from lcsync.const import BLOCK_BYTES
+from lcsync.job import Options
 from lcsync.local import sync
 
 PIECE_BYTES = 1 << 20
@@ -59,7 +60,7 @@ def main() -> None:
         write(equal, new)
         os.utime(equal)
         contestants: dict[str, Callable[[], object]] = {
-            "lcsync --inplace": lambda: sync(str(a), str(b), inplace=True),
+            "lcsync --inplace": lambda: sync(str(a), str(b), Options(inplace=True)),
             "lcsync, temporary file": lambda: sync(str(a), str(b)),
             "lcsync, equal": lambda: sync(str(a), str(equal)),
             "cp": command("cp", a, b),

@@ -1,150 +1,138 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""Copies a file to N receivers over a snooping bridge between network namespaces of this machine.
+"""Copies a file to N hosts of a lab: lcsync and, where installed, uftp, udpcast and rsync, side by side, in turns.
 
-One side is ready when the other one starts (``--first``); the wall time runs from that
-start to the exit of the last receiver, so programs' start-up counts. Every copy is
-compared. Bytes on the wire are those of the sharing host's interface, Ethernet headers in.
+The lab's bridge snoops, packets cross it one by one, and each receiver loses packets of its own at random. Wall time
+runs from the start of the first receiver's program until the last receiver has all (for uftp and udpcast, whose
+receivers stay a while: until the file is whole). Receivers are waiting when the sender starts, but for rsync, whose
+receivers ask. Every copy is compared with the source; a median is of the copies that were right. Bytes sent are the
+frames of the sender's interface, Ethernet headers in; payload is symbols alone.
+
+Each program runs at the best of the same rates, found by one run of each, then measured anew, and once as it comes.
+rsync has TCP to find its rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import filecmp
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import peers
+import report
+from peers import DEFAULT, TOOLS
+from runner import LIMIT_S, Outcome, Site, machine, medians, random_file, work_folder
+
 from lcsync.lab import Lab, enter_private_namespaces
 
-LCSYNC = [sys.executable, "-m", "lcsync"]
+Setting = tuple[str, tuple[str, ...]]  # rate, options
+GIVE_UP_S = 2.0  # a run of the search is broken off when it has taken so much more than 1.5 times the best
 
 
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def settings(tool: str, rates: Sequence[str]) -> list[Setting]:
+    """What the search tries."""
+    paced = rates if TOOLS[tool].paced else ["max"]
+    return [(rate, options) for rate in paced for options in TOOLS[tool].variants]
 
 
-def finish(process: subprocess.Popen[Any]) -> dict[str, float]:
-    """Wait; CPU seconds, peak memory in MB, and the exit code."""
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return {"cpu_s": used.ru_utime + used.ru_stime, "rss_mb": used.ru_maxrss / 1000, "code": process.returncode}
-
-
-def until_joined(lab: Lab, count: int) -> None:
-    """Wait until every receiver's join of the name's group has reached the bridge."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        groups: dict[str, int] = {}
-        for _, group in lab._memberships():
-            groups[group] = groups.get(group, 0) + 1
-        if any(group.startswith("ff15:") and n == count for group, n in groups.items()):
-            return
-        time.sleep(0.01)
-    raise SystemExit("the receivers did not join")
-
-
-def start_share(lab: Lab, source: Path, rate: str) -> subprocess.Popen[Any]:
-    argv = [*LCSYNC, "--mld", "--bwlimit", rate, str(source)]
-    return lab.hosts[0].popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def until_ready(share: subprocess.Popen[Any]) -> None:
-    assert share.stderr is not None
-    if "sharing" not in (said := share.stderr.readline()):
-        raise SystemExit(f"the share did not start: {said}")
-
-
-def once(folder: Path, source: Path, receivers: int, loss: float, rate: str, first: str) -> dict[str, float]:
-    with Lab(receivers + 1) as lab:
-        for host in lab.hosts[1:]:
-            if loss:
-                host.loss(loss)
-        running = []
-        if first == "share":
-            share = start_share(lab, source, rate)
-            until_ready(share)
-            before = lab.hosts[0].tx_bytes()
-            started = time.monotonic()
-        for host in lab.hosts[1:]:
-            place = folder / f"r{host.index}"
-            place.mkdir(exist_ok=True)
-            (place / source.name).unlink(missing_ok=True)
-            argv = [*LCSYNC, "-q", "--timeout", "60", source.name, f"{place}/"]
-            running.append(host.popen(argv, stdin=subprocess.DEVNULL))
-        if first == "receivers":
-            until_joined(lab, receivers)
-            before = lab.hosts[0].tx_bytes()
-            started = time.monotonic()
-            share = start_share(lab, source, rate)
-        ended = [finish(process) for process in running]
-        wall = time.monotonic() - started
-        share.terminate()
-        with share:
-            sender = finish(share)
-        sent = lab.hosts[0].tx_bytes() - before
-    if any(r["code"] for r in ended) or not all(
-        filecmp.cmp(source, folder / f"r{i}" / source.name, shallow=False) for i in range(1, receivers + 1)
-    ):
-        raise SystemExit("a copy is not right")
-    size = source.stat().st_size
+def row(site: Site, loss: float, tool: str, setting: Setting, copies: Sequence[Outcome]) -> dict[str, Any]:
     return {
-        "wall_s": wall,
-        "goodput_mbit": size * 8 / 1e6 / wall,
-        "sent_per_byte": sent / size,
-        "sender_cpu_s": sender["cpu_s"],
-        "receiver_cpu_s": statistics.mean(r["cpu_s"] for r in ended),
-        "sender_mb": sender["rss_mb"],
-        "receiver_mb": max(r["rss_mb"] for r in ended),
+        "receivers": len(site.receivers),
+        "loss": loss,
+        "tool": tool,
+        "rate": setting[0],
+        "options": setting[1],
+        "medians": medians(copies),
+        "copies": [asdict(copy) for copy in copies],
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def search(site: Site, loss: float, tool: str, rates: Sequence[str], tried: list[dict[str, Any]]) -> Setting:
+    """The setting with the least wall time in one run of each; what was ``tried`` is noted."""
+    candidates = settings(tool, rates)
+    best, best_s = candidates[0], float("inf")
+    if len(candidates) == 1:
+        return best
+    for setting in candidates:
+        limit_s = min(site.limit_s, 1.5 * best_s + GIVE_UP_S)
+        copy = TOOLS[tool].copy(site, *setting, limit_s)
+        tried.append(row(site, loss, tool, setting, [copy]))
+        print("  " + report.line(tried[-1]), flush=True)
+        if copy.ok and copy.wall_s < best_s:
+            best, best_s = setting, copy.wall_s
+    return best
+
+
+def compare(
+    site: Site, loss: float, tools: Sequence[str], rates: Sequence[str], runs: int, tried: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A row for each tool at its best, and one as it comes."""
+    for host in site.receivers:
+        host.loss(loss)
+    best = {tool: search(site, loss, tool, rates, tried) for tool in tools}
+    copies: dict[str, list[Outcome]] = {tool: [] for tool in tools}
+    for _ in range(runs):
+        for tool in tools:
+            copies[tool].append(TOOLS[tool].copy(site, *best[tool], site.limit_s))
+    for tool in tools:
+        yield row(site, loss, tool, best[tool], copies[tool])
+    for tool in tools:
+        if TOOLS[tool].default_differs:
+            copy = TOOLS[tool].copy(site, DEFAULT, (), site.limit_s)
+            yield row(site, loss, tool, (DEFAULT, ()), [copy])
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    p.add_argument("-N", type=int, nargs="+", default=[1, 2, 8], help="numbers of receivers")
-    p.add_argument("--loss", type=float, nargs="+", default=[0.0], metavar="PERCENT")
-    p.add_argument("--rate", nargs="+", default=["max", "200M"], help="values of --bwlimit")
-    p.add_argument("--first", choices=("receivers", "share"), default="receivers", help="who is ready first")
-    p.add_argument("--size", type=int, default=64, metavar="MIB")
-    p.add_argument("--runs", type=int, default=5)
-    p.add_argument("--json", type=Path, metavar="FILE")
-    p.add_argument("--quick", action="store_true", help="one run of each")
+    p.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="which programs (all unless told)")
+    p.add_argument("-N", type=int, nargs="+", default=[1, 2, 8, 16], help="numbers of receivers")
+    p.add_argument("--loss", type=float, nargs="+", default=[0.0, 1, 5, 10, 20], metavar="PERCENT")
+    p.add_argument("--rates", nargs="+", default=["500M", "1G", "2G", "4G", "max"], help="those that are searched")
+    p.add_argument("--runs", type=int, default=5, help="with the best rate")
+    p.add_argument("--size", type=int, default=256, metavar="MIB")
+    p.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="a copy that takes longer has failed")
+    p.add_argument("--quick", action="store_true", help="16 MiB, two receivers, no loss, two rates, one run")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write every run to FILE, those of the search too")
+    p.add_argument("--table", type=Path, metavar="FILE", help="also write the rows to FILE, as Markdown")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="also draw goodput by loss, as SVG")
     args = p.parse_args(argv)
+    if args.quick:
+        args.N, args.loss, args.rates, args.runs, args.size = [2], [0.0], ["500M", "max"], 1, 16
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
     enter_private_namespaces()
-    print(
-        f"{cpu_model()}, {os.cpu_count()} cores, Linux {platform.release()}, {args.size} MiB, "
-        f"{args.first} first, medians"
+    tools = [tool for tool in args.tools if TOOLS[tool].installed()]
+    for tool in set(args.tools) - set(tools):
+        print(f"{tool} is not installed: apt-get install {TOOLS[tool].package}")
+    head = (
+        f"{machine()}, {date.today()}: {args.size} MiB, sender, bridge and receivers on the same cores, "
+        f"best of {', '.join(args.rates)} by one run each, then medians of {args.runs} in turns"
     )
-    print("  N  loss    rate   runs  wall s  Mbit/s  sent/byte  CPU s: sender  receiver   MB: sender  receiver")
-    rows = []
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
-        folder = Path(name)
-        source = folder / "file"
-        source.write_bytes(os.urandom(args.size << 20))
-        for n in args.N:
-            for loss in args.loss:
-                for rate in args.rate:
-                    runs = [
-                        once(folder, source, n, loss, rate, args.first) for _ in range(1 if args.quick else args.runs)
-                    ]
-                    row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-                    rows.append({"receivers": n, "loss": loss, "rate": rate, "runs": len(runs), **row})
-                    print(
-                        f"{n:3} {loss:4g}% {rate:>7} {len(runs):6} {row['wall_s']:7.2f} {row['goodput_mbit']:7.0f} "
-                        f"{row['sent_per_byte']:10.3f} {row['sender_cpu_s']:14.2f} {row['receiver_cpu_s']:9.2f} "
-                        f"{row['sender_mb']:12.0f} {row['receiver_mb']:9.0f}",
-                        flush=True,
-                    )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(head)
+    rows: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = []
+    with work_folder() as folder:
+        source = random_file(folder / "file", args.size)
+        for receivers in args.N:
+            with Lab(receivers + 1) as lab:
+                peers.add_ipv4(lab)
+                site = Site(lab, folder, source, args.limit)
+                for loss in args.loss:
+                    for found in compare(site, loss, tools, args.rates, args.runs, tried):
+                        rows.append(found)
+                        print(report.line(found), flush=True)
+                        if args.json:  # after each row: what is measured in hours is not lost in a moment
+                            args.json.write_text(json.dumps({"head": head, "rows": rows, "search": tried}, indent=1))
+    if args.table:
+        args.table.write_text(report.table(rows, head))
+    if args.plot:
+        report.plot(rows, args.plot)
 
 
 if __name__ == "__main__":

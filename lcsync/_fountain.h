@@ -101,17 +101,6 @@ static int make_repair(const struct xor_kernel *kernel, const struct geometry *g
 	return ready;
 }
 
-/* Appends finished packets of symbols that were made, as pack_symbols does for source symbols. */
-static void pack_repair(uint8_t *out, uint32_t stride, uint16_t *lengths, const uint8_t *made, uint32_t symbol_bytes,
-	uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t e, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++, out += stride, made += symbol_bytes) {
-		put_header(out, cci + i, tsi, toi, sbn, e + i);
-		memcpy(out + HEADER, made, symbol_bytes);
-		lengths[i] = HEADER + symbol_bytes;
-	}
-}
-
 /* --- solving --- */
 
 /* Gauss elimination over bits, symbol by symbol. A line is the coefficients of the `unknown` symbols, and after them
@@ -195,6 +184,36 @@ static uint32_t symbols_needed(const struct xor_kernel *kernel, const uint8_t se
 	elimination_end(&el);
 	free(bits);
 	return n;
+}
+
+/* How many more symbols are needed than the repair symbols `esis`, where those in `have` are in place; `counts` says
+ * which of them add something. -1: no memory.
+ */
+static int symbols_short(const struct xor_kernel *kernel, const uint8_t seed[SEED], uint32_t symbols,
+	const uint64_t *have, const uint32_t *esis, uint32_t n, uint8_t *counts)
+{
+	struct elimination el = {0};
+	uint16_t *columns = malloc(symbols * sizeof(*columns));
+	uint64_t *bits = malloc((size_t)bit_words(symbols) * 8);
+	uint32_t unknown = 0;
+	int lack = -1;
+	for (uint32_t i = 0; columns && i < symbols; i++)
+		if (!bit_at(have, i))
+			columns[unknown++] = i;
+	if (columns && bits && elimination_start(&el, kernel, unknown ? unknown : 1)) {
+		for (uint32_t i = 0; i < n; i++) {
+			counts[i] = 0;
+			if (el.rank < unknown) {
+				coefficients(bits, seed, esis[i], symbols);
+				counts[i] = elimination_take(&el, bits, columns);
+			}
+		}
+		lack = unknown - el.rank;
+	}
+	elimination_end(&el);
+	free(columns);
+	free(bits);
+	return lack;
 }
 
 static void swap_rows(struct xor_row *rows, uint32_t *esis, uint32_t a, uint32_t b)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
  *
- * Packets to symbols and back. Packing writes a run of symbols of one segment
- * as finished packets; feeding puts the symbols of arriving packets into
- * segments. Both work on batches, without the interpreter's lock.
+ * Packets to symbols and back. Packing writes the headers of a run of symbols
+ * and points at their payloads where those lie; feeding puts the symbols of
+ * arriving packets into segments. Both work on batches, without the
+ * interpreter's lock.
  *
  * Everything in a packet is hostile: each field is compared with what the
  * streams and objects that *we* set up allow before it becomes an index.
@@ -14,8 +15,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
-enum { HEADER = 36, TOI = 14, BATCH = 64, STREAMS = 64 };
+/* BATCH: a whole segment of 16 KiB blocks is 768 packets, at an MTU of 1280 it is 960 */
+enum { HEADER = 36, TOI = 14, BATCH = 1024, STREAMS = 64 };
 
 static const uint8_t LCT[4] = { 0x10, 0xf0, 7, 128 }; /* V C PSI | S O H A B | HDR_LEN | codepoint */
 
@@ -84,52 +87,109 @@ static inline void put_header(uint8_t *out, uint32_t cci, uint64_t tsi, const ui
 	put32(out + 32, esi);
 }
 
-/* Packs symbols [esi, esi + count) of a segment at `stride` bytes from each other. */
-static inline void pack_symbols(uint8_t *out, uint32_t stride, uint16_t *lengths, const struct geometry *g,
-                         const uint8_t *segment, uint32_t size, uint32_t cci, uint64_t tsi, const uint8_t *toi,
-                         uint32_t sbn, uint32_t esi, uint32_t count)
+/* Finished packets, in two parts each: the header here, the payload wherever it lies. */
+struct packets {
+	uint32_t count;
+	uint8_t headers[BATCH][HEADER];
+	struct iovec parts[BATCH][2];
+};
+
+static inline void put_packet(struct packets *p, const uint8_t *payload, uint32_t length, uint32_t cci, uint64_t tsi,
+                              const uint8_t *toi, uint32_t sbn, uint32_t esi)
 {
-	for (uint32_t i = 0; i < count; i++, out += stride) {
+	uint8_t *header = p->headers[p->count];
+	put_header(header, cci, tsi, toi, sbn, esi);
+	p->parts[p->count][0] = (struct iovec){ header, HEADER };
+	p->parts[p->count][1] = (struct iovec){ (void *)payload, length }; /* which is only read */
+	p->count++;
+}
+
+/* Appends symbols [esi, esi + count) of a segment; there is room. */
+static inline void pack_symbols(struct packets *p, const struct geometry *g, const uint8_t *segment, uint32_t size,
+                                uint32_t cci, uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi,
+                                uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
 		uint32_t offset, n = symbol_place(g, size, esi + i, &offset);
-		put_header(out, cci + i, tsi, toi, sbn, esi + i);
-		memcpy(out + HEADER, segment + offset, n);
-		lengths[i] = HEADER + n;
+		put_packet(p, segment + offset, n, cci + i, tsi, toi, sbn, esi + i);
 	}
+}
+
+/* Appends symbols that were made, `symbol_bytes` each, one after the other; there is room. */
+static inline void pack_repair(struct packets *p, const uint8_t *made, uint32_t symbol_bytes, uint32_t cci,
+                               uint64_t tsi, const uint8_t *toi, uint32_t sbn, uint32_t esi, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		put_packet(p, made + (size_t)i * symbol_bytes, symbol_bytes, cci + i, tsi, toi, sbn, esi + i);
 }
 
 /* --- receiving --- */
 
-enum drop { ACCEPTED, DUPLICATE, UNWANTED, SHORT, BAD_HEADER, FOREIGN_TOI, BAD_SBN, BAD_ESI, BAD_SIZE, NO_ROOM, REASONS };
-enum { WANTED = 1, HELD = 2 }; /* per segment; neither: not wanted */
-enum { COMPLETE = 1, SPILL = 2 };
+enum drop {
+	ACCEPTED, DUPLICATE, UNWANTED, SHORT, BAD_HEADER, FOREIGN_TOI, BAD_SBN, BAD_ESI, BAD_SIZE, NO_ROOM, SENDER_IGNORED,
+	REASONS
+};
+enum { WANTED = 1, READY = 2, HELD = 3 }; /* per segment; 0: not wanted; READY: may be solved */
+enum { COMPLETE = 1, SPILL = 2, SOLVE = 3 };
+enum { TAKES_SOURCE = 1, TAKES_REPAIR = 2 }; /* symbols that a stream may bring */
+enum {
+	SENDERS = 32, /* told apart at once; a host that makes up more is one of the rest */
+	SENDER_PACKETS = 16, /* that make somebody a sender to be picked out */
+	ANYBODY = 0,
+	ROWS_SPARE = 16, /* repair symbols of a segment beyond those that lack: 2^-16 that they are not enough */
+	ROWS_AT_ONCE = 64, /* allocated together */
+	SOLVES = 1024, /* events of segments that may be solved, at once; more wait for their next symbol */
+	RUN_PATIENCE = 64, /* packets of another run, and none of ours: ours is over */
+};
 
 struct object {
 	struct geometry g;
 	uint32_t segments, words; /* 64-bit words of a bitmap */
 	uint8_t *state;
+	uint8_t *only; /* the one sender that a segment is taken from, ANYBODY: all */
+	uint16_t *missing; /* source symbols of each segment that are neither in its slot nor here */
+	uint16_t *waiting; /* repair symbols of each segment */
+	int32_t *row; /* the last one of them, -1: none */
 	int32_t *slot; /* of each segment, -1: none */
-	uint64_t **have; /* symbols that are here already, outside a slot */
+	uint64_t **have; /* source symbols that are here already, outside a slot, or on their way there */
 };
 
 struct stream {
 	uint8_t toi[TOI];
-	int used, object;
+	int used, object, takes;
 	uint32_t first, count; /* segments of the object; SBN 0 is `first` */
-	uint64_t tsi; /* the run that loss is counted for: the first one heard */
-	uint32_t cci;
+	uint64_t tsi; /* the run that loss is counted for: the first one heard, until it is silent */
+	uint32_t cci, since_cci; /* the last packet number of the run, and the first */
 	uint64_t packets, lost, since; /* packets of any run; `since`: packets of `tsi` */
+	uint64_t useless; /* packets with what is here already */
+	uint32_t others; /* packets of other runs since the last one of `tsi` */
+	int runs; /* heard in turn: more than one host sends */
 };
 
 struct slot {
 	int object; /* -1: free */
-	uint32_t segment, size, missing;
+	int stale; /* what it holds was asked for anew: not to be written out */
+	uint32_t segment, size;
 	uint64_t stamp;
 	uint8_t *data;
 	uint64_t *got;
 };
 
+/* A repair symbol that waits until there are enough. */
+struct row {
+	uint32_t esi;
+	int32_t next;
+};
+
+struct origin {
+	uint8_t address[16];
+	uint64_t tsi, packets, heard;
+	int wrong, ignored; /* segments that failed with its symbols alone */
+};
+
 struct event_t {
-	int kind, slot;
+	int kind, slot, object; /* a slot, or (SOLVE) a segment of an object */
+	uint32_t segment;
 };
 
 struct assembler {
@@ -137,29 +197,100 @@ struct assembler {
 	struct object *objects;
 	int nobjects;
 	struct stream streams[STREAMS];
+	struct origin senders[SENDERS]; /* [ANYBODY] stays empty */
+	int sender; /* the last one heard */
 	struct slot *slots;
 	int nslots, nfree, last;
 	uint32_t slot_bytes, max_symbols;
-	uint64_t clock, drops[REASONS], bytes;
-	struct event_t *events; /* ring; a slot has at most one event, so it cannot overflow */
-	int head, nevents;
+	struct row *rows;
+	uint8_t **row_data; /* ROWS_AT_ONCE of them each */
+	uint32_t row_bytes;
+	int32_t nrows, made_rows, free_row;
+	uint64_t clock, drops[REASONS], bytes, heard;
+	struct event_t *events; /* ring with room for one of each slot, and SOLVES more */
+	int head, nevents, nsolves;
 	uint64_t pushed; /* events ever */
 };
 
-static inline void push_event(struct assembler *a, int kind, int slot)
+static inline void push_event(struct assembler *a, struct event_t event)
 {
-	int at = (a->head + a->nevents++) % a->nslots;
-	a->events[at].kind = kind;
-	a->events[at].slot = slot;
+	a->events[(a->head + a->nevents++) % (a->nslots + SOLVES)] = event;
+	a->nsolves += event.kind == SOLVE;
 	a->pushed++;
 }
 
-static uint32_t count_bits(const uint64_t *map, uint32_t words)
+static inline struct event_t pop_event(struct assembler *a)
+{
+	struct event_t event = a->events[a->head];
+	a->head = (a->head + 1) % (a->nslots + SOLVES);
+	a->nevents--;
+	a->nsolves -= event.kind == SOLVE;
+	return event;
+}
+
+static inline void drop_events(struct assembler *a, int object)
+{
+	for (int left = a->nevents; left--;) {
+		struct event_t event = pop_event(a);
+		if (event.object != object)
+			push_event(a, event);
+	}
+}
+
+static inline uint32_t count_bits(const uint64_t *map, uint32_t words)
 {
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < words; i++)
 		n += __builtin_popcountll(map[i]);
 	return n;
+}
+
+static inline uint8_t *row_at(struct assembler *a, int32_t row)
+{
+	return a->row_data[row / ROWS_AT_ONCE] + (size_t)(row % ROWS_AT_ONCE) * a->row_bytes;
+}
+
+static int32_t take_row(struct assembler *a)
+{
+	int32_t row = a->free_row;
+	if (row >= 0) {
+		a->free_row = a->rows[row].next;
+		return row;
+	}
+	if (a->made_rows >= a->nrows)
+		return -1;
+	row = a->made_rows;
+	if (!a->row_data[row / ROWS_AT_ONCE]
+	    && !(a->row_data[row / ROWS_AT_ONCE] = malloc((size_t)ROWS_AT_ONCE * a->row_bytes)))
+		return -1;
+	a->made_rows++;
+	return row;
+}
+
+static inline void free_row(struct assembler *a, int32_t row)
+{
+	a->rows[row].next = a->free_row;
+	a->free_row = row;
+}
+
+static void free_rows(struct assembler *a, struct object *o, uint32_t segment)
+{
+	for (int32_t row = o->row[segment], next; row >= 0; row = next) {
+		next = a->rows[row].next;
+		free_row(a, row);
+	}
+	o->row[segment] = -1;
+	o->waiting[segment] = 0;
+}
+
+/* Marks what a slot got as here: the caller of spill_oldest writes it out before it looks at any later event. */
+static int keep_got(struct object *o, uint32_t segment, const uint64_t *got)
+{
+	if (!o->have[segment] && !(o->have[segment] = calloc(o->words, 8)))
+		return 0;
+	for (uint32_t i = 0; i < o->words; i++)
+		o->have[segment][i] |= got[i];
+	return 1;
 }
 
 /* Takes the least recently used slot out of use, to be written out by the caller. */
@@ -175,40 +306,60 @@ static void spill_oldest(struct assembler *a)
 	if (oldest < 0)
 		return;
 	struct slot *s = &a->slots[oldest];
-	a->objects[s->object].slot[s->segment] = -1;
-	push_event(a, SPILL, oldest);
+	struct object *o = &a->objects[s->object];
+	if (!keep_got(o, s->segment, s->got))
+		return;
+	o->slot[s->segment] = -1;
+	push_event(a, (struct event_t){SPILL, oldest, s->object, s->segment});
 }
 
-static struct slot *take_slot(struct assembler *a, int object, uint32_t segment)
+/* A slot for a segment, nothing in it; -1: none is free. */
+static int take_slot(struct assembler *a, int object, uint32_t segment)
 {
+	struct object *o = &a->objects[object];
 	if (a->nfree <= a->nslots / 4)
 		spill_oldest(a);
 	for (int i = 0; i < a->nslots; i++) {
 		struct slot *s = &a->slots[i];
 		if (s->object >= 0)
 			continue;
-		struct object *o = &a->objects[object];
 		if (!s->data) {
 			s->data = malloc(a->slot_bytes);
 			s->got = malloc((a->max_symbols + 63) / 64 * 8);
 			if (!s->data || !s->got) {
 				free(s->data), free(s->got);
 				s->data = NULL, s->got = NULL;
-				return NULL;
+				return -1;
 			}
 		}
 		memset(s->got, 0, o->words * 8);
 		s->object = object;
 		s->segment = segment;
 		s->size = segment_size(&o->g, segment);
-		s->missing = symbol_count(&o->g, s->size);
-		if (o->have[segment])
-			s->missing -= count_bits(o->have[segment], o->words);
+		s->stale = 0;
 		o->slot[segment] = i;
 		a->nfree--;
-		return s;
+		return i;
 	}
-	return NULL;
+	return -1;
+}
+
+/* What a segment had is forgotten, and what is under way to the store with it. */
+static inline void forget(struct assembler *a, int object, uint32_t segment)
+{
+	struct object *o = &a->objects[object];
+	if (o->slot[segment] >= 0) {
+		a->slots[o->slot[segment]].object = -1;
+		a->nfree++;
+		o->slot[segment] = -1;
+	}
+	for (int i = 0; i < a->nslots; i++)
+		if (a->slots[i].object == object && a->slots[i].segment == segment)
+			a->slots[i].stale = 1;
+	free_rows(a, o, segment);
+	free(o->have[segment]);
+	o->have[segment] = NULL;
+	o->missing[segment] = symbol_count(&o->g, segment_size(&o->g, segment));
 }
 
 static struct stream *find_stream(struct assembler *a, const uint8_t *toi)
@@ -226,20 +377,54 @@ static struct stream *find_stream(struct assembler *a, const uint8_t *toi)
 	return NULL;
 }
 
-/* Loss is what is missing in the packet numbers of one run; a late packet takes one back. */
-static void count_loss(struct stream *s, const uint8_t *packet)
+/* The number of whoever sent a packet: an address with a run. Of too many, the one that sent least makes room, but
+ * none that was found to lie. */
+static int find_sender(struct assembler *a, const uint8_t *address, uint64_t tsi)
 {
-	uint64_t tsi = get48(packet + 8);
-	uint32_t cci = get32(packet + 4);
+	struct origin *s = &a->senders[a->sender];
+	int least = ANYBODY;
+	if (a->sender == ANYBODY || s->tsi != tsi || memcmp(s->address, address, 16)) {
+		a->sender = ANYBODY;
+		for (int i = 1; i < SENDERS; i++) {
+			s = &a->senders[i];
+			if (s->packets && s->tsi == tsi && !memcmp(s->address, address, 16)) {
+				a->sender = i;
+				break;
+			}
+			if (!s->ignored && (least == ANYBODY || s->packets < a->senders[least].packets))
+				least = i;
+		}
+		if (a->sender == ANYBODY && least != ANYBODY) {
+			a->sender = least;
+			a->senders[least] = (struct origin){ .tsi = tsi };
+			memcpy(a->senders[least].address, address, 16);
+		}
+		if (a->sender == ANYBODY)
+			return ANYBODY;
+	}
+	s = &a->senders[a->sender];
 	s->packets++;
+	s->heard = ++a->heard;
+	return a->sender;
+}
+
+/* Loss is what is missing in the packet numbers of one run; a late packet takes one back. */
+static void count_loss(struct stream *s, uint32_t cci, uint64_t tsi)
+{
+	s->packets++;
+	if (s->since && tsi != s->tsi) {
+		s->runs = 2;
+		if (++s->others < RUN_PATIENCE)
+			return;
+		s->since = 0;
+	}
+	s->others = 0;
 	if (!s->since) {
 		s->tsi = tsi;
-		s->cci = cci;
+		s->cci = s->since_cci = cci;
 		s->since = 1;
 		return;
 	}
-	if (tsi != s->tsi)
-		return;
 	s->since++;
 	int32_t step = (int32_t)(cci - s->cci);
 	if (step > 0) {
@@ -250,8 +435,78 @@ static void count_loss(struct stream *s, const uint8_t *packet)
 	}
 }
 
-static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length)
+static enum drop feed_source(struct assembler *a, struct stream *s, uint32_t segment, uint32_t esi,
+	const uint8_t *payload, uint32_t n, uint32_t offset)
 {
+	struct object *o = &a->objects[s->object];
+	if (o->state[segment] != WANTED) {
+		s->useless++;
+		return UNWANTED;
+	}
+	uint64_t word = esi / 64, bit = 1ull << esi % 64;
+	if (o->have[segment] && o->have[segment][word] & bit) {
+		s->useless++;
+		return DUPLICATE;
+	}
+	int at = o->slot[segment];
+	if (at < 0 && (at = take_slot(a, s->object, segment)) < 0)
+		return NO_ROOM;
+	struct slot *slot = &a->slots[at];
+	slot->stamp = ++a->clock;
+	if (slot->got[word] & bit) {
+		s->useless++;
+		return DUPLICATE;
+	}
+	slot->got[word] |= bit;
+	memcpy(slot->data + offset, payload, n);
+	o->missing[segment]--;
+	return ACCEPTED;
+}
+
+static enum drop feed_repair(struct assembler *a, struct stream *s, uint32_t segment, uint32_t esi,
+	const uint8_t *payload, uint32_t n)
+{
+	struct object *o = &a->objects[s->object];
+	if (o->state[segment] != WANTED && o->state[segment] != READY) {
+		s->useless++;
+		return UNWANTED;
+	}
+	if (o->waiting[segment] >= o->missing[segment] + ROWS_SPARE)
+		return UNWANTED;
+	for (int32_t row = o->row[segment]; row >= 0; row = a->rows[row].next)
+		if (a->rows[row].esi == esi)
+			return DUPLICATE;
+	int32_t row = take_row(a);
+	if (row < 0)
+		return NO_ROOM;
+	memcpy(row_at(a, row), payload, n);
+	a->rows[row] = (struct row){esi, o->row[segment]};
+	o->row[segment] = row;
+	o->waiting[segment]++;
+	return ACCEPTED;
+}
+
+/* Says so when a segment is whole, or may be solved. */
+static inline void look_at_segment(struct assembler *a, int object, uint32_t segment)
+{
+	struct object *o = &a->objects[object];
+	if (o->state[segment] != WANTED)
+		return;
+	if (!o->missing[segment] && o->slot[segment] >= 0) {
+		push_event(a, (struct event_t){COMPLETE, o->slot[segment], object, segment});
+		o->slot[segment] = -1;
+		o->state[segment] = HELD;
+		free_rows(a, o, segment);
+	} else if (o->waiting[segment] && o->waiting[segment] >= o->missing[segment] && a->nsolves < SOLVES) {
+		push_event(a, (struct event_t){SOLVE, -1, object, segment});
+		o->state[segment] = READY;
+	}
+}
+
+/* `source`: the sender's 16-byte address, NULL: unknown. */
+static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length, const uint8_t *source)
+{
+	static const uint8_t nowhere[16];
 	if (length < HEADER)
 		return SHORT;
 	if (memcmp(packet, LCT, 4))
@@ -263,41 +518,36 @@ static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_
 	if (sbn >= s->count)
 		return BAD_SBN;
 	struct object *o = &a->objects[s->object];
-	uint32_t segment = s->first + sbn, size = segment_size(&o->g, segment), offset;
-	if (esi >= symbol_count(&o->g, size))
+	uint32_t segment = s->first + sbn, size = segment_size(&o->g, segment), offset = 0, n = o->g.symbol_bytes;
+	const int repair = esi >= symbol_count(&o->g, size);
+	if (!(s->takes & (repair ? TAKES_REPAIR : TAKES_SOURCE)))
 		return BAD_ESI;
-	uint32_t n = symbol_place(&o->g, size, esi, &offset);
+	if (!repair)
+		n = symbol_place(&o->g, size, esi, &offset);
 	if (length != HEADER + n)
 		return BAD_SIZE;
-	count_loss(s, packet);
-	if (o->state[segment] != WANTED)
-		return UNWANTED;
-	uint64_t word = esi / 64, bit = 1ull << esi % 64;
-	if (o->have[segment] && o->have[segment][word] & bit)
-		return DUPLICATE;
-	int32_t at = o->slot[segment];
-	struct slot *slot = at >= 0 ? &a->slots[at] : take_slot(a, s->object, segment);
-	if (!slot)
-		return NO_ROOM;
-	slot->stamp = ++a->clock;
-	if (slot->got[word] & bit)
-		return DUPLICATE;
-	slot->got[word] |= bit;
-	memcpy(slot->data + offset, packet + HEADER, n);
-	a->bytes += n;
-	if (!--slot->missing) {
-		push_event(a, COMPLETE, o->slot[segment]);
-		o->slot[segment] = -1;
-		o->state[segment] = HELD;
-	}
-	return ACCEPTED;
+	uint64_t tsi = get48(packet + 8);
+	int sender = find_sender(a, source ? source : nowhere, tsi);
+	if (a->senders[sender].ignored || (o->only[segment] != ANYBODY && o->only[segment] != sender))
+		return SENDER_IGNORED;
+	count_loss(s, get32(packet + 4), tsi);
+	enum drop result = repair ? feed_repair(a, s, segment, esi, packet + HEADER, n)
+				  : feed_source(a, s, segment, esi, packet + HEADER, n, offset);
+	if (result == ACCEPTED)
+		a->bytes += n;
+	if (result == ACCEPTED || repair) /* one that was not taken, too: its segment may wait for room to be solved */
+		look_at_segment(a, s->object, segment);
+	return result;
 }
 
-static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths, int count)
+/* `sources`: addresses of the senders, 16 bytes each, `source_stride` apart (0: one sender for all), NULL: unknown. */
+static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
+	int count, const uint8_t *sources, uint32_t source_stride)
 {
 	pthread_mutex_lock(&a->lock);
 	for (int i = 0; i < count; i++)
-		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i])]++;
+		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i],
+		                     sources ? sources + (size_t)i * source_stride : NULL)]++;
 	pthread_mutex_unlock(&a->lock);
 }
 

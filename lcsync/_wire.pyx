@@ -2,8 +2,9 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """Packets to symbols and back, a batch at a time. The C is in _wire.h."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -13,8 +14,12 @@ HEADER_BYTES = HEADER
 STREAMS_MAX = STREAMS
 EVENT_COMPLETE = COMPLETE
 EVENT_SPILL = SPILL
+EVENT_SOLVE = SOLVE
+SOURCE_SYMBOLS = TAKES_SOURCE
+REPAIR_SYMBOLS = TAKES_REPAIR
+ROWS_PER_SEGMENT_SPARE = ROWS_SPARE
 REASON_WORDS = ("accepted", "duplicate", "unwanted", "short", "bad-header", "foreign-toi", "bad-sbn", "bad-esi",
-                "bad-size", "no-room")
+                "bad-size", "no-room", "sender-ignored")
 cdef uint32_t SIZE_LIMIT = 1 << 30  # of a segment or a symbol; sums of two stay within 32 bits
 
 
@@ -83,44 +88,71 @@ cdef class Geometry:
 
 
 cdef class Batch:
-    """Up to ``BATCH_PACKETS`` finished packets for one group, ``stride`` bytes apart."""
+    """Up to ``BATCH_PACKETS`` finished packets for one group, of at most ``symbol_bytes`` of payload each.
+
+    Payloads stay where they are: what they lie in is kept, and must not change, until ``clear``.
+    """
 
     def __cinit__(self, uint32_t symbol_bytes):
-        self.stride = HEADER + symbol_bytes
-        self.data = <uint8_t *>malloc(<size_t>BATCH * self.stride)
-        if not self.data:
+        self.symbol_bytes = symbol_bytes
+        self.p = <packets_t *>calloc(1, sizeof(packets_t))
+        self.kept = <Py_buffer *>malloc(BATCH * sizeof(Py_buffer))
+        if not self.p or not self.kept:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.data)
+        self.let_go()
+        free(self.p)
+        free(self.kept)
 
     def __len__(self):
-        return self.count
+        return self.p.count
+
+    @property
+    def count(self):
+        """As ``len``, but no call."""
+        return self.p.count
+
+    cdef Py_buffer *keep(self, data, Py_ssize_t size) except NULL:
+        """Hold a buffer of ``size`` bytes until `clear`. There is room: each holds a packet at least."""
+        cdef Py_buffer *view = &self.kept[self.nkept]
+        PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
+        if view.len != size:
+            PyBuffer_Release(view)
+            raise ValueError("batch: not bytes")
+        self.nkept += 1
+        return view
+
+    cdef void let_go(self) noexcept:
+        while self.nkept:
+            self.nkept -= 1
+            PyBuffer_Release(&self.kept[self.nkept])
 
     def clear(self):
-        self.count = 0
+        self.p.count = 0
+        self.let_go()
 
     def bytes_on_wire(self):
         """Bytes of all packets with IPv6 and UDP headers."""
         cdef uint64_t total = 0
-        cdef int i
-        for i in range(self.count):
-            total += self.lengths[i] + 48
+        cdef uint32_t i
+        for i in range(self.p.count):
+            total += self.p.parts[i][1].iov_len + HEADER + 48
         return total
 
-    def add(self, Geometry geometry not None, const uint8_t[::1] segment, uint32_t index, uint32_t cci, uint64_t tsi,
+    def add(self, Geometry geometry not None, segment not None, uint32_t index, uint32_t cci, uint64_t tsi,
             bytes toi not None, uint32_t sbn, uint32_t esi, uint32_t count):
         """Append symbols ``esi … esi + count`` of ``segment``, the data of segment number ``index``."""
         cdef uint32_t size = segment_size(&geometry.g, index)
         cdef const uint8_t *name = toi
-        if len(toi) != TOI or segment.shape[0] != size or geometry.g.symbol_bytes + HEADER > self.stride:
+        cdef Py_buffer *view
+        if len(toi) != TOI or geometry.g.symbol_bytes > self.symbol_bytes or len(segment) != size:
             raise ValueError("batch: sizes don't fit")
-        if self.count + count > BATCH or <uint64_t>esi + count > symbol_count(&geometry.g, size):
+        if count > BATCH - self.p.count or <uint64_t>esi + count > symbol_count(&geometry.g, size):
             raise IndexError("batch: too many symbols")
-        with nogil:
-            pack_symbols(self.data + <size_t>self.count * self.stride, self.stride, self.lengths + self.count,
-                         &geometry.g, &segment[0], size, cci, tsi, name, sbn, esi, count)
-        self.count += count
+        if count:
+            view = self.keep(segment, size)
+            pack_symbols(self.p, &geometry.g, <const uint8_t *>view.buf, size, cci, tsi, name, sbn, esi, count)
 
     def add_payload(self, bytes payload not None, uint32_t cci, uint64_t tsi, bytes toi not None):
         """Append one packet with ``payload`` as it is: SBN 0, ESI 0."""
@@ -129,8 +161,9 @@ cdef class Batch:
 
     def packets(self):
         """The packets as a list of bytes."""
-        return [PyBytes_FromStringAndSize(<char *>self.data + i * self.stride, self.lengths[i])
-                for i in range(self.count)]
+        return [PyBytes_FromStringAndSize(<char *>self.p.parts[i][0].iov_base, HEADER)
+                + PyBytes_FromStringAndSize(<char *>self.p.parts[i][1].iov_base, self.p.parts[i][1].iov_len)
+                for i in range(self.p.count)]
 
 
 cdef class _SlotView:
@@ -162,21 +195,24 @@ cdef class _SlotView:
 cdef class Assembler:
     """Puts the symbols of arriving packets into segments.
 
-    Memory is bounded by ``slots`` segment buffers of ``slot_bytes`` each plus 13
-    bytes a segment and a bitmap per segment that is partly here. Fed by one
-    thread and emptied by another; a mutex guards all of it.
+    Memory is bounded by ``slots`` segment buffers of ``slot_bytes`` each, ``rows`` repair symbols of ``row_bytes``
+    each, and 27 bytes a segment with a bitmap of its symbols where it is partly here. Fed by one thread and emptied by
+    another; a mutex guards all of it.
     """
 
-    def __cinit__(self, int slots, uint32_t slot_bytes, uint32_t max_symbols):
+    def __cinit__(self, int slots, uint32_t slot_bytes, uint32_t max_symbols, int32_t rows=0, uint32_t row_bytes=0):
         cdef assembler *a = &self.a
-        if slots < 1:
-            raise ValueError("an assembler without slots")
+        if slots < 1 or rows < 0 or max_symbols > 0xffff - ROWS_SPARE:
+            raise ValueError("an assembler without slots, or of impossible size")
         memset(a, 0, sizeof(assembler))
         pthread_mutex_init(&a.lock, NULL)
         a.slot_bytes, a.max_symbols = slot_bytes, max_symbols
+        a.nrows, a.row_bytes, a.free_row = rows, row_bytes, -1
         a.slots = <slot_t *>calloc(slots, sizeof(slot_t))
-        a.events = <event_t *>calloc(slots, sizeof(event_t))
-        if not a.slots or not a.events:
+        a.events = <event_t *>calloc(<size_t>slots + SOLVES, sizeof(event_t))
+        a.rows = <row_t *>malloc((<size_t>rows + 1) * sizeof(row_t))
+        a.row_data = <uint8_t **>calloc(rows // ROWS_AT_ONCE + 1, sizeof(void *))
+        if not a.slots or not a.events or not a.rows or not a.row_data:
             raise MemoryError
         a.nslots = a.nfree = slots
         for i in range(slots):
@@ -189,9 +225,13 @@ cdef class Assembler:
         for i in range(a.nslots if a.slots else 0):
             free(a.slots[i].data)
             free(a.slots[i].got)
+        for i in range(a.nrows // ROWS_AT_ONCE + 1 if a.row_data else 0):
+            free(a.row_data[i])
         free(a.objects)
         free(a.slots)
         free(a.events)
+        free(a.rows)
+        free(a.row_data)
         pthread_mutex_destroy(&a.lock)
 
     cdef void free_object(self, int index) noexcept:
@@ -202,6 +242,10 @@ cdef class Assembler:
                 free(o.have[i])
         free(o.have)
         free(o.state)
+        free(o.only)
+        free(o.missing)
+        free(o.waiting)
+        free(o.row)
         free(o.slot)
         memset(o, 0, sizeof(object_t))
 
@@ -210,13 +254,6 @@ cdef class Assembler:
         if not 0 <= index < a.nobjects or segment >= a.objects[index].segments:
             raise IndexError("no such object or segment")
         return &a.objects[index]
-
-    cdef void drop_slot(self, object_t *o, uint32_t segment) noexcept:
-        """Free the slot that a segment is being put together in."""
-        if o.slot[segment] >= 0:
-            self.a.slots[o.slot[segment]].object = -1
-            self.a.nfree += 1
-            o.slot[segment] = -1
 
     cdef slot_t *slot_at(self, int index) except NULL:
         cdef assembler *a = &self.a
@@ -231,6 +268,8 @@ cdef class Assembler:
         cdef uint32_t symbols = symbol_count(&geometry.g, geometry.g.segment_bytes)
         if geometry.g.segment_bytes > a.slot_bytes or symbols > a.max_symbols:
             raise ValueError("segment larger than a slot")
+        if a.nrows and geometry.g.symbol_bytes > a.row_bytes:
+            raise ValueError("symbol larger than a row")
         cdef uint32_t segments = geometry.segments
         pthread_mutex_lock(&a.lock)
         try:
@@ -248,12 +287,17 @@ cdef class Assembler:
             memset(o, 0, sizeof(object_t))
             o.g, o.segments, o.words = geometry.g, segments, (symbols + 63) // 64
             o.state = <uint8_t *>calloc(segments, 1)
+            o.only = <uint8_t *>calloc(segments, 1)
+            o.missing = <uint16_t *>calloc(segments, 2)
+            o.waiting = <uint16_t *>calloc(segments, 2)
+            o.row = <int32_t *>malloc(<size_t>segments * 4)
             o.slot = <int32_t *>malloc(<size_t>segments * 4)
             o.have = <uint64_t **>calloc(segments, sizeof(void *))
-            if not o.state or not o.slot or not o.have:
+            if not o.state or not o.only or not o.missing or not o.waiting or not o.row or not o.slot or not o.have:
                 o.segments = 0
                 self.free_object(index)
                 raise MemoryError
+            memset(o.row, 0xff, <size_t>segments * 4)
             memset(o.slot, 0xff, <size_t>segments * 4)
             return index
         finally:
@@ -262,21 +306,19 @@ cdef class Assembler:
     def remove_object(self, int index):
         """Forget an object, its streams and its slots; views of them must be gone."""
         cdef assembler *a = &self.a
-        self.object_at(index)
+        cdef object_t *o = self.object_at(index)
+        cdef uint32_t segment
         pthread_mutex_lock(&a.lock)
         for i in range(STREAMS):
             if a.streams[i].object == index:
                 a.streams[i].used = 0
-        kept = [(a.events[(a.head + i) % a.nslots].kind, a.events[(a.head + i) % a.nslots].slot)
-                for i in range(a.nevents)]
-        a.head = a.nevents = 0
-        for kind, slot in kept:
-            if a.slots[slot].object != index:
-                push_event(a, kind, slot)
+        drop_events(a, index)
         for i in range(a.nslots):
             if a.slots[i].object == index:
                 a.slots[i].object = -1
                 a.nfree += 1
+        for segment in range(o.segments):
+            free_rows(a, o, segment)
         self.free_object(index)
         pthread_mutex_unlock(&a.lock)
 
@@ -287,9 +329,7 @@ cdef class Assembler:
         cdef uint32_t i, n = per_block(&o.g), total = symbol_count(&o.g, segment_size(&o.g, segment))
         pthread_mutex_lock(&a.lock)
         try:
-            self.drop_slot(o, segment)
-            free(o.have[segment])
-            o.have[segment] = NULL
+            forget(a, index, segment)
             if blocks is not None:
                 o.have[segment] = <uint64_t *>calloc(o.words, 8)
                 if not o.have[segment]:
@@ -298,21 +338,86 @@ cdef class Assembler:
                     if here:
                         for i in range(block * n, min((block + 1) * n, total)):
                             o.have[segment][i // 64] |= 1ULL << i % 64
+                o.missing[segment] -= count_bits(o.have[segment], o.words)
             o.state[segment] = WANTED
         finally:
             pthread_mutex_unlock(&a.lock)
 
-    def unwant(self, int index, uint32_t segment):
-        """Take no more symbols of a segment."""
+    def missing(self, int index):
+        """How many source symbols of each segment are not here, as they were a moment ago: bytes of uint16; 0 for
+        segments that are not wanted."""
+        cdef object_t *o = self.object_at(index)
+        cdef uint32_t segment
+        out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>o.segments * 2)
+        cdef uint16_t *to = <uint16_t *><char *>out
+        for segment in range(o.segments):
+            to[segment] = o.missing[segment] if o.state[segment] in (WANTED, READY) else 0
+        return out
+
+    def lacks(self, int index, uint32_t segment):
+        """How many symbols a segment lacks, those that wait taken off; it only falls, until it is wanted anew."""
+        cdef object_t *o = self.object_at(index, segment)
+        return o.missing[segment] - o.waiting[segment]
+
+    # --- senders ---
+
+    def blame(self, int index, uint32_t segment):
+        """A segment was whole, and is not what its hash says: take it from one sender alone from now on.
+
+        If that was so already, the sender is to blame: one that fails twice is heard no more, as long as there is
+        another one. To be followed by ``want``.
+        """
         cdef object_t *o = self.object_at(index, segment)
         cdef assembler *a = &self.a
+        cdef sender_t *s
         pthread_mutex_lock(&a.lock)
-        o.state[segment] = HELD
-        self.drop_slot(o, segment)
+        if o.only[segment] != ANYBODY:
+            s = &a.senders[o.only[segment]]
+            s.wrong += 1
+            s.ignored = s.wrong > 1
+            if not self.others():
+                for i in range(SENDERS):
+                    a.senders[i].ignored = 0
+        o.only[segment] = self.next_sender(o.only[segment])
         pthread_mutex_unlock(&a.lock)
 
-    def add_stream(self, bytes toi not None, int index, uint32_t first, uint32_t count):
-        """Expect packets of ``toi`` whose SBN 0 is segment ``first`` of the object; returns a number."""
+    def try_next(self, int index, uint32_t segment):
+        """The one sender that a segment is taken from is silent: take it from the next. To be followed by ``want``."""
+        cdef object_t *o = self.object_at(index, segment)
+        pthread_mutex_lock(&self.a.lock)
+        if o.only[segment] != ANYBODY:
+            o.only[segment] = self.next_sender(o.only[segment])
+        pthread_mutex_unlock(&self.a.lock)
+
+    cdef bint others(self) noexcept:
+        for i in range(SENDERS):
+            if self.a.senders[i].packets >= SENDER_PACKETS and not self.a.senders[i].ignored:
+                return True
+        return False
+
+    cdef int next_sender(self, int now) noexcept:
+        """Who has sent most, after ``now``: bits that turned over on the way make up senders of a packet each."""
+        cdef int i, most = ANYBODY, next = ANYBODY
+        cdef sender_t *senders = self.a.senders
+        for i in range(1, SENDERS):
+            if senders[i].packets < SENDER_PACKETS or senders[i].ignored or i == now:
+                continue
+            if most == ANYBODY or senders[i].packets > senders[most].packets:
+                most = i
+            if now != ANYBODY and senders[i].packets <= senders[now].packets and (
+                    next == ANYBODY or senders[i].packets > senders[next].packets):
+                next = i
+        if next == ANYBODY:
+            next = most
+        return next if next != ANYBODY or senders[now].ignored else now
+
+    # --- streams ---
+
+    def add_stream(self, bytes toi not None, int index, uint32_t first, uint32_t count, int takes=TAKES_SOURCE):
+        """Expect packets of ``toi`` whose SBN 0 is segment ``first`` of the object; returns a number.
+
+        ``takes``: SOURCE_SYMBOLS, REPAIR_SYMBOLS or both.
+        """
         cdef assembler *a = &self.a
         cdef object_t *o = self.object_at(index)
         cdef const uint8_t *name = toi
@@ -326,7 +431,7 @@ cdef class Assembler:
                 if not s.used:
                     memset(s, 0, sizeof(stream_t))
                     memcpy(s.toi, name, TOI)
-                    s.object, s.first, s.count, s.used = index, first, count, 1
+                    s.object, s.first, s.count, s.takes, s.used = index, first, count, takes, 1
                     return i
             raise IndexError("too many streams")
         finally:
@@ -342,36 +447,66 @@ cdef class Assembler:
         pthread_mutex_unlock(&a.lock)
 
     def stream_counts(self, int stream):
-        """``(packets, lost)`` of a stream so far; loss is by gaps in the numbers of the run heard first."""
+        """``(packets, lost, useless)`` of a stream so far; loss is by gaps in the numbers of a run, and useless is what
+        was here already."""
         cdef assembler *a = &self.a
         if not 0 <= stream < STREAMS:
             raise IndexError(stream)
-        return a.streams[stream].packets, a.streams[stream].lost
+        return a.streams[stream].packets, a.streams[stream].lost, a.streams[stream].useless
 
-    def feed(self, packets):
-        """Take packets from an iterable of bytes (the socket layer hands over whole batches in C)."""
+    def stream_run(self, int stream):
+        """``(tsi, first, last, more)``: the run that a stream brings, its first packet number heard and the last one,
+        and whether other runs were heard too."""
+        cdef assembler *a = &self.a
+        if not 0 <= stream < STREAMS:
+            raise IndexError(stream)
+        s = &a.streams[stream]
+        return s.tsi, s.since_cci, s.cci, s.runs > 1
+
+    # --- symbols ---
+
+    def feed(self, packets, bytes source=b""):
+        """Take packets from an iterable of bytes (the socket layer hands over whole batches in C).
+
+        ``source``: the 16-byte address of who sent them, if it is known.
+        """
         cdef uint32_t length
         cdef const uint8_t[::1] view
+        cdef const uint8_t *given = source
+        cdef const uint8_t *address = NULL
+        if len(source) not in (0, 16):
+            raise ValueError("an IPv6 address has 16 bytes")
+        if source:
+            address = given
         for packet in packets:
             length = len(packet)
             view = packet if length else b"\0"
             with nogil:
-                feed_batch(&self.a, &view[0], 0, &length, 1)
+                feed_batch(&self.a, &view[0], 0, &length, 1, address, 0)
 
-    def events(self):
-        """Take what happened: a list of ``(kind, object, segment, slot)``.
+    def event(self):
+        """Take what happened: ``(kind, object, segment, slot)``; None if nothing did.
 
-        ``EVENT_COMPLETE``: all symbols are here; ``EVENT_SPILL``: the slot is needed,
-        write out what it has and call ``spilled``. Each slot stays until it is released.
+        ``EVENT_COMPLETE``: all symbols are here, in the slot or elsewhere; ``EVENT_SPILL``: the slot is needed, write
+        out what it has: it counts as here; ``EVENT_SOLVE``: repair symbols may be enough, see ``_xor.ready``; no slot.
+        What is written out is so before the next event is taken. Each slot stays until it is released.
         """
         cdef assembler *a = &self.a
-        out = []
+        cdef event_t e
+        cdef bint stale
+        out = None
         pthread_mutex_lock(&a.lock)
-        while a.nevents:
-            e = a.events[a.head]
-            a.head = (a.head + 1) % a.nslots
-            a.nevents -= 1
-            out.append((e.kind, a.slots[e.slot].object, a.slots[e.slot].segment, e.slot))
+        while a.nevents and out is None:
+            e = pop_event(a)
+            if e.kind == SOLVE:
+                stale = a.objects[e.object].state[e.segment] != READY
+            else:
+                stale = a.slots[e.slot].stale
+                if stale:
+                    a.slots[e.slot].object = -1
+                    a.nfree += 1
+            if not stale:
+                out = e.kind, e.object, e.segment, e.slot
         pthread_mutex_unlock(&a.lock)
         return out
 
@@ -382,21 +517,26 @@ cdef class Assembler:
         view.slot = self.slot_at(slot)
         return memoryview(view)
 
-    def runs(self, int slot):
-        """``[(offset, length), …]`` of the bytes that the slot received, merged and in order."""
+    def runs(self, int slot, bint solve=False):
+        """``[(offset, length), …]`` of the bytes that the slot received, in order, merged where they touch or where
+        nothing between them is here. ``solve``: of all that is nowhere else here."""
         cdef slot_t *s = self.slot_at(slot)
         cdef object_t *o = self.object_at(s.object, s.segment)
+        cdef uint64_t *have = o.have[s.segment]
         cdef uint32_t i, offset, n, start = 0, end = 0
+        cdef bint open = False, kept = False
         out = []
         for i in range(symbol_count(&o.g, s.size)):
-            if s.got[i // 64] >> i % 64 & 1:
+            if s.got[i // 64] >> i % 64 & 1 or (solve and not (have and have[i // 64] >> i % 64 & 1)):
                 n = symbol_place(&o.g, s.size, i, &offset)
-                if offset != end or end == 0:
-                    if end > start:
+                if not open or kept:
+                    if open:
                         out.append((start, end - start))
                     start = offset
-                end = offset + n
-        if end > start:
+                open, kept, end = True, False, offset + n
+            elif have and have[i // 64] >> i % 64 & 1:
+                kept = True
+        if open:
             out.append((start, end - start))
         return out
 
@@ -408,37 +548,6 @@ cdef class Assembler:
         s.object = -1
         a.nfree += 1
         pthread_mutex_unlock(&a.lock)
-
-    def spilled(self, int slot):
-        """The symbols of this slot have been written out: they are here now; releases the slot."""
-        cdef assembler *a = &self.a
-        cdef slot_t *s = self.slot_at(slot)
-        cdef slot_t *other
-        cdef object_t *o = self.object_at(s.object, s.segment)
-        cdef uint32_t segment = s.segment, i, missing
-        pthread_mutex_lock(&a.lock)
-        try:
-            if o.state[segment] == WANTED:
-                if not o.have[segment]:
-                    o.have[segment] = <uint64_t *>calloc(o.words, 8)
-                    if not o.have[segment]:
-                        raise MemoryError
-                for i in range(o.words):
-                    o.have[segment][i] |= s.got[i]
-                if o.slot[segment] >= 0:  # packets went on arriving meanwhile
-                    other = &a.slots[o.slot[segment]]
-                    missing = symbol_count(&o.g, s.size)
-                    for i in range(o.words):
-                        missing -= __builtin_popcountll(other.got[i] | o.have[segment][i])
-                    other.missing = missing
-                    if not missing:
-                        push_event(a, COMPLETE, o.slot[segment])
-                        o.slot[segment] = -1
-                        o.state[segment] = HELD
-            s.object = -1
-            a.nfree += 1
-        finally:
-            pthread_mutex_unlock(&a.lock)
 
     def counters(self):
         """Packets by what became of them, and ``bytes`` of payload accepted."""

@@ -11,11 +11,34 @@ import numpy as np
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 
 from lcsync import simd
-from lcsync._wire cimport BATCH, HEADER, TOI, Batch, Geometry, geometry, segment_size, symbol_count
+from lcsync._wire cimport (
+    BATCH,
+    HELD,
+    READY,
+    TOI,
+    WANTED,
+    Assembler,
+    Batch,
+    Geometry,
+    assembler,
+    free_row,
+    free_rows,
+    geometry,
+    look_at_segment,
+    object_t,
+    pack_repair,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    row_at,
+    segment_size,
+    slot_t,
+    symbol_count,
+    take_slot,
+)
 
 cdef extern from "_fountain.h" nogil:
     enum:
@@ -36,8 +59,8 @@ cdef extern from "_fountain.h" nogil:
                                                uint32_t, uint32_t, uint32_t)
     bint make_repair(const xor_kernel *, const geometry *, const uint8_t *, uint32_t, const uint8_t *, uint32_t,
                      uint32_t, uint8_t *)
-    void pack_repair(uint8_t *, uint32_t, uint16_t *, const uint8_t *, uint32_t, uint32_t, uint64_t, const uint8_t *,
-                     uint32_t, uint32_t, uint32_t)
+    int symbols_short(const xor_kernel *, const uint8_t *, uint32_t, const uint64_t *, const uint32_t *, uint32_t,
+                      uint8_t *)
     int solve_segment(const xor_kernel *, const geometry *, uint8_t *, uint32_t, const uint8_t *, const uint64_t *,
                       xor_row *, uint32_t *, uint32_t)
 
@@ -112,24 +135,24 @@ def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None,
     return out
 
 
-def add_repair(Batch batch not None, const uint8_t[::1] made not None, uint32_t symbol_bytes, uint32_t cci,
-               uint64_t tsi, bytes toi not None, uint32_t sbn, uint32_t esi):
+def add_repair(Batch batch not None, made not None, uint32_t symbol_bytes, uint32_t cci, uint64_t tsi,
+               bytes toi not None, uint32_t sbn, uint32_t esi):
     """Append packets of consecutive repair symbols, the first of them ``esi``, that ``repair_symbols`` made.
 
-    A visit can so be made at once and sent in parts. ValueError if sizes don't fit, IndexError if there is no room.
+    A visit can so be made at once and sent in parts; ``made`` is kept until the batch is cleared. ValueError if sizes
+    don't fit, IndexError if there is no room.
     """
     cdef const uint8_t *name = toi
     cdef uint32_t count
-    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.stride - HEADER or made.shape[0] % symbol_bytes:
+    cdef Py_buffer *view
+    if len(toi) != TOI or not symbol_bytes or symbol_bytes > batch.symbol_bytes or len(made) % symbol_bytes:
         raise ValueError("batch: sizes don't fit")
-    if made.shape[0] // symbol_bytes > BATCH - batch.count:
+    if len(made) // symbol_bytes > BATCH - batch.p.count:
         raise IndexError("batch: too many symbols")
-    count = made.shape[0] // symbol_bytes
+    count = len(made) // symbol_bytes
     if count:
-        with nogil:
-            pack_repair(batch.data + <size_t>batch.count * batch.stride, batch.stride, batch.lengths + batch.count,
-                        &made[0], symbol_bytes, cci, tsi, name, sbn, esi, count)
-    batch.count += count
+        view = batch.keep(made, <Py_ssize_t>count * symbol_bytes)
+        pack_repair(batch.p, <const uint8_t *>view.buf, symbol_bytes, cci, tsi, name, sbn, esi, count)
 
 
 def solve(Geometry shape not None, uint32_t index, bytes seed not None, uint8_t[::1] segment not None,
@@ -184,3 +207,119 @@ def symbols_needed(bytes seed not None, uint32_t symbols, const uint16_t[::1] mi
     if not n:
         raise MemoryError
     return n
+
+
+def ready(Assembler into not None, int index, uint32_t segment, bytes seed not None):
+    """What to do about ``EVENT_SOLVE``: true if the segment can be restored; nothing more of it is taken then.
+
+    Else those repair symbols that add nothing are dropped, and the next ones waited for. Bits alone, no symbols: some
+    30 us where 40 symbols lack.
+    """
+    cdef const xor_kernel *k = choose(None)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef assembler *a = &into.a
+    cdef object_t *o = into.object_at(index, segment)
+    cdef uint32_t symbols = symbol_count(&o.g, segment_size(&o.g, segment)), n = 0, i
+    cdef int32_t row
+    cdef int32_t *link
+    cdef int lack = -1
+    cdef uint64_t *have = <uint64_t *>calloc(o.words, 8)
+    cdef uint32_t *esis = NULL
+    cdef uint8_t *counts = NULL
+    with nogil:
+        pthread_mutex_lock(&a.lock)
+        if o.state[segment] == READY and have:
+            esis = <uint32_t *>malloc((o.waiting[segment] + 1) * sizeof(uint32_t))
+            counts = <uint8_t *>calloc(o.waiting[segment] + 1, 1)
+            gather(a, o, segment, have)
+            row = o.row[segment]
+            while row >= 0 and esis and counts:
+                esis[n] = a.rows[row].esi
+                n += 1
+                row = a.rows[row].next
+        pthread_mutex_unlock(&a.lock)
+        if n:
+            lack = symbols_short(k, s, symbols, have, esis, n, counts)
+        pthread_mutex_lock(&a.lock)
+        if o.state[segment] == READY:
+            o.state[segment] = WANTED
+            if lack == 0:
+                o.state[segment] = HELD
+            elif lack > 0:  # rows that came meanwhile are first in the chain, and stay
+                link = &o.row[segment]
+                i = o.waiting[segment] - n
+                while i:
+                    link = &a.rows[link[0]].next
+                    i -= 1
+                for i in range(n):
+                    row = link[0]
+                    if counts[i]:
+                        link = &a.rows[row].next
+                    else:
+                        link[0] = a.rows[row].next
+                        free_row(a, row)
+                        o.waiting[segment] -= 1
+                look_at_segment(a, index, segment)
+        pthread_mutex_unlock(&a.lock)
+    free(have)
+    free(esis)
+    free(counts)
+    return lack == 0
+
+
+def begin(Assembler into not None, int index, uint32_t segment):
+    """The slot to ``restore`` a segment in, with what it has of it, after ``ready``; -1 if none is free now."""
+    cdef assembler *a = &into.a
+    cdef object_t *o = into.object_at(index, segment)
+    cdef int slot
+    pthread_mutex_lock(&a.lock)
+    slot = o.slot[segment] if o.slot[segment] >= 0 else take_slot(a, index, segment)
+    o.slot[segment] = -1
+    pthread_mutex_unlock(&a.lock)
+    return slot
+
+
+cdef void gather(assembler *a, object_t *o, uint32_t segment, uint64_t *have) noexcept nogil:
+    """The bitmap of what is here of a segment, in its slot or elsewhere."""
+    cdef uint32_t i
+    for i in range(o.words):
+        if o.have[segment]:
+            have[i] |= o.have[segment][i]
+        if o.slot[segment] >= 0:
+            have[i] |= a.slots[o.slot[segment]].got[i]
+
+
+def restore(Assembler into not None, int slot, bytes seed not None):
+    """Solve a segment in the slot that ``begin`` gave, in which all that is here has been put: it is whole then."""
+    cdef const xor_kernel *k = choose(None)
+    cdef const uint8_t *s = seed_of(seed)
+    cdef assembler *a = &into.a
+    cdef slot_t *t = into.slot_at(slot)
+    cdef object_t *o = into.object_at(t.object, t.segment)
+    cdef uint32_t i, n = 0
+    cdef int32_t row
+    cdef int lack = -1
+    cdef uint64_t *have = <uint64_t *>calloc(o.words, 8)
+    cdef uint32_t *esis = <uint32_t *>malloc((o.waiting[t.segment] + 1) * sizeof(uint32_t))
+    cdef xor_row *rows = <xor_row *>malloc((o.waiting[t.segment] + 1) * sizeof(xor_row))
+    with nogil:
+        if have and esis and rows:
+            for i in range(o.words):
+                have[i] = t.got[i] | (o.have[t.segment][i] if o.have[t.segment] else 0)
+            row = o.row[t.segment]
+            while row >= 0:
+                esis[n] = a.rows[row].esi
+                rows[n] = xor_row(row_at(a, row), o.g.symbol_bytes)
+                n += 1
+                row = a.rows[row].next
+            lack = solve_segment(k, &o.g, t.data, t.size, s, have, rows, esis, n)
+        pthread_mutex_lock(&a.lock)
+        free_rows(a, o, t.segment)
+        pthread_mutex_unlock(&a.lock)
+    free(have)
+    free(esis)
+    free(rows)
+    if lack < 0:
+        raise MemoryError
+    if lack:
+        raise ValueError("repair: not a slot to be restored")

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import blake2s
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -43,6 +44,10 @@ from lcsync.files import Version, kind_of
 from lcsync.merkle import Hashes, Tree, as_hashes
 from lcsync.paths import printable
 
+FOLDERS = """
+CREATE TABLE IF NOT EXISTS folder(folder BLOB PRIMARY KEY, parts INTEGER, checksum BLOB, used INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS folder_part(folder BLOB, number INTEGER, data BLOB, PRIMARY KEY(folder, number));
+"""
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS tree(
@@ -50,6 +55,7 @@ CREATE TABLE IF NOT EXISTS tree(
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS part(file BLOB, number INTEGER, leaves BLOB, PRIMARY KEY(file, number));
 CREATE TABLE IF NOT EXISTS same(files BLOB PRIMARY KEY, versions BLOB, used INTEGER) WITHOUT ROWID;
+{FOLDERS}
 CREATE INDEX IF NOT EXISTS tree_used ON tree(used);
 PRAGMA application_id = {INDEX_APPLICATION_ID};
 PRAGMA user_version = {INDEX_VERSION};
@@ -218,6 +224,41 @@ class TreeCache:
                     self._same.append((_files(a, b), _checked_versions(a, b), self._today))
                     self._pend(100)
 
+    def folder(self, device: int, inode: int, block_bytes: int) -> bytes | None:
+        """What was kept of a folder, by ``put_folder``."""
+        with self._lock, self._trouble():
+            if self._db is None:
+                return None
+            key = _folder(device, inode, block_bytes)
+            row = self._db.execute("SELECT parts, checksum, used FROM folder WHERE folder = ?", (key,)).fetchone()
+            if row is None:
+                return None
+            parts = self._db.execute("SELECT data FROM folder_part WHERE folder = ? ORDER BY number", (key,))
+            data = b"".join(part for (part,) in parts)
+            if row[1] != _sum(key, data):
+                raise sqlite3.DatabaseError("an entry is not what its checksum says")
+            if row[2] != self._today:
+                self._db.execute("UPDATE folder SET used = ? WHERE folder = ?", (self._today, key))
+            return data
+        return None
+
+    def put_folder(self, device: int, inode: int, block_bytes: int, data: bytes) -> None:
+        """Keep what is known of a folder in place of what was known; written at once. No data: forget it."""
+        with self._lock, self._trouble():
+            if self._db is None or len(data) > self.bytes_max // 2:
+                return
+            key = _folder(device, inode, block_bytes)
+            parts = [data[at : at + LEAVES_ROW_BYTES] for at in range(0, len(data), LEAVES_ROW_BYTES)]
+            with self._transaction(self._db) as db:
+                db.execute("DELETE FROM folder WHERE folder = ?", (key,))
+                db.execute("DELETE FROM folder_part WHERE folder = ?", (key,))
+                if parts:
+                    row = (key, len(parts), _sum(key, data), self._today)
+                    db.execute("INSERT INTO folder VALUES (?, ?, ?, ?)", row)
+                    rows = ((key, number, part) for number, part in enumerate(parts))
+                    db.executemany("INSERT INTO folder_part VALUES (?, ?, ?)", rows)
+            self._make_room(self._db)
+
     # --- on disk ---
 
     def _pend(self, size: int) -> None:
@@ -256,7 +297,10 @@ class TreeCache:
                 db.execute("DELETE FROM tree WHERE file IN (SELECT file FROM tree ORDER BY used LIMIT 1 + "
                            "(SELECT count(*) FROM tree) / 8)")  # fmt: skip
                 db.execute("DELETE FROM part WHERE file NOT IN (SELECT file FROM tree)")
-            if not db.execute("SELECT count(*) FROM tree").fetchone()[0]:
+                db.execute("DELETE FROM folder WHERE folder IN (SELECT folder FROM folder ORDER BY used LIMIT 1 + "
+                           "(SELECT count(*) FROM folder) / 8)")  # fmt: skip
+                db.execute("DELETE FROM folder_part WHERE folder NOT IN (SELECT folder FROM folder)")
+            if not db.execute("SELECT (SELECT count(*) FROM tree) + (SELECT count(*) FROM folder)").fetchone()[0]:
                 return
 
     @staticmethod
@@ -290,6 +334,7 @@ class TreeCache:
                     raise sqlite3.DatabaseError("is not an index of lcsync")
                 if (found := db.execute("PRAGMA user_version").fetchone()[0]) != INDEX_VERSION:
                     raise sqlite3.DatabaseError(f"is of version {found}, not {INDEX_VERSION}")
+                db.executescript(FOLDERS)  # an index may be older than these
             else:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(SCHEMA)
@@ -369,6 +414,14 @@ def settled(version: Version, looked_ns: int) -> bool:
 
 def _file(version: Version, block_bytes: int) -> bytes:
     return _FILE.pack(version.device, version.inode, block_bytes)
+
+
+def _folder(device: int, inode: int, block_bytes: int) -> bytes:
+    return b"%d %d %d" % (device, inode, block_bytes)
+
+
+def _sum(key: bytes, data: bytes) -> bytes:
+    return blake2s(key + b" " + data, digest_size=16).digest()
 
 
 def _version(version: Version) -> bytes:

@@ -170,6 +170,8 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
     from lcsync import link, serve
 
+    if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
+        raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
     say = _say(args)
     options = serve.Options(
         block_bytes=args.blocksz,
@@ -179,6 +181,8 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mtu=args.mtu,
         bwlimit_bps=args.bwlimit,
         delay_s=args.delay / 1e6,
+        min_receivers=args.min_receivers,
+        max_wait_s=args.max_wait,
         interfaces=args.interface,
         tracker=_tracker(args, say),
         mld=args.mld,
@@ -218,6 +222,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         scope=const.SCOPES[args.scope],
         port=args.port,
         channels=args.channels,
+        memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
         preserve=args.perms or args.archive,
@@ -255,37 +260,74 @@ def _describe(args: argparse.Namespace, arg: str) -> int:
     return 0
 
 
+def _keep(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """What of the source is kept, as in rsync: -a is -rlptgoD, and ACLs take permissions with them."""
+    from lcsync.attributes import Keep
+
+    return Keep(
+        links=args.links or args.archive,
+        perms=args.perms or args.archive or args.acls,
+        times=args.times or args.archive,
+        owner=args.owner or args.archive,
+        group=args.group or args.archive,
+        devices=args.devices or args.devices_specials or args.archive,
+        specials=args.specials or args.devices_specials or args.archive,
+        hard_links=args.hard_links,
+        acls=args.acls,
+        xattrs=args.xattrs,
+        numeric_ids=args.numeric_ids,
+    )
+
+
+def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The rules for paths, in the order of the options."""
+    from lcsync import filters
+
+    given: list[tuple[str, bytes]] = []
+    for option, text in args.rules:
+        kind, _, from_file = option.partition("-")
+        if from_file:
+            try:
+                with open(text, "rb") as file:
+                    given += [(kind, line) for line in filters.lines(file.read())]
+            except OSError as error:
+                reason = f"{(error.strerror or str(error)).lower()}; --{option} names a file of patterns"
+                raise SourceError(path=printable(text), reason=reason) from None
+        else:
+            given.append((kind, text))
+    return filters.rules(given)
+
+
 def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
-    from lcsync import local
+    from lcsync import job, local
     from lcsync.progress import Progress
     from lcsync.text import human_bytes
 
+    options = job.Options(
+        keep=_keep(args),
+        rules=_rules(args),
+        block_bytes=args.blocksz,
+        dry_run=args.dry_run,
+        delete=args.delete,
+        backup=args.backup,
+        inplace=args.inplace,
+        sparse=args.sparse,
+        ignore_times=args.ignore_times,
+        verbose=args.verbose,
+    )
     progress = Progress(sys.stderr, args.quiet)
     try:
         with _index(args) as cache:
-            summary = local.sync(
-                source,
-                destination,
-                block_bytes=args.blocksz,
-                dry_run=args.dry_run,
-                preserve_mode=args.perms or args.archive,
-                preserve_times=args.archive,
-                inplace=args.inplace,
-                ignore_times=args.ignore_times,
-                cache=cache,
-                progress=progress,
-                verbose=args.verbose,
-                out=sys.stdout,
-            )
+            summary = local.sync(source, destination, options, cache=cache, progress=progress, out=sys.stdout)
     finally:
         progress.close()
     speed = summary.bytes_compared / max(summary.seconds, 1e-9) / 1e9
-    skipped = f", {summary.files_skipped} skipped (not regular files)" if summary.files_skipped else ""
     unread = f", {summary.files_unread} of them known to be equal" if summary.files_unread else ""
+    others = f"; {summary}" if str(summary) else ""
     _say(args)(
         f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}{unread}; "
         f"{'would write' if args.dry_run else 'wrote'} {human_bytes(summary.bytes_written)} "
-        f"in {summary.files_changed}; {summary.seconds:.2f} s, {speed:.2f} GB/s{skipped}"
+        f"in {summary.files_changed}; {summary.seconds:.2f} s, {speed:.2f} GB/s{others}"
     )
     _write_stats(args, dict(vars(summary)))
     return 0

@@ -9,6 +9,7 @@ PERSON_ROOT = b"lcs-root"
 PERSON_CHANNEL = b"lcs-chan"
 PERSON_TOI = b"lcs-toi"
 PERSON_INDEX = b"lcs-indx"  # on disk, never on the wire
+PERSON_PACK = b"lcs-pack"
 
 # --- geometry ---
 BLOCK_BYTES = 16384
@@ -16,7 +17,7 @@ BLOCK_BYTES_MIN = 1 << 10
 BLOCK_BYTES_MAX = 1 << 20
 SEGMENT_BYTES = 1 << 20
 SPLIT_NODES_MAX = 8  # source groups of one object
-LEAVES_FANOUT_LEVELS = 4  # leaves groups exist at every fourth level: fan-out 16
+FANOUT_LEVELS = 4  # leaves and repair groups exist at every fourth level: fan-out 16
 SYMBOLS_MAX = 8192  # of one segment; bounds a receiver's bitmap to 1 KiB
 SEGMENTS_AT_ONCE = 1 << 14  # hashed up from their leaves: 32 MiB of those, in blocks of 16 KiB
 ROWS_AT_ONCE = 1 << 14  # hashes compared in one go: two times 512 KiB stay in a core's cache
@@ -45,16 +46,32 @@ CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
 
 # --- repair code (docs/protocol.md, "Repair code") ---
 ESIS = 1 << 32  # encoding symbol IDs have 32 bits; those from the number of source symbols on are repair symbols
-REPAIR_VISIT_SYMBOLS = 32  # made of one segment at a time: to read a segment for one costs more than to make 20
+REPAIR_MADE_SYMBOLS = 32  # of one segment at a time: to read it for one costs more than to make 20
+REPAIR_VISIT_SYMBOLS = 16  # sent of one segment before the next one's turn: half of them are too many at the end
+REPAIR_AHEAD_MAX = 1024  # segments of which symbols are made and not yet sent: 23 MiB at a T of 1376
+REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons with; 1.6 on average
 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate
-CATCH_UP_S = 0.002  # how late a timer may fire without a loss of rate
-TURN_STREAMS = 8  # batches between two looks at the MLD sockets: some 2 ms at full speed
+FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
+CATCH_UP_S = 0.004  # how late a timer may fire without a loss of rate
+NAP_S = 0.002  # a share that waits sleeps the last of it: it hears a join so much later, and its packets are on time
+TURN_STREAMS = 8  # batches between two looks at the MLD sockets,
+TURN_PACKETS = 4096  # or fewer, if they are long: four segments take 5 ms at 7 Gbit/s,
+TURN_S = 0.01  # and only one is sent if the last turn took longer: a leave is to be heard soon
 NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats after a join
-ROUND_GAPS_S = (0.03, 0.06, 0.12, 0.25, 0.5)  # least times from the start of a round to that of the next
+REST_S = 0.03  # after a source round: a leave takes 8 to 25 ms to arrive
+ROUND_S = 0.5  # a second round takes at least so long: for a host that died the stream of a short file goes on
+SLOW_START_S = 0.05  # in which a slow start doubles the rate: what is sent in vain stays a third of what was sent
+SLOW_START_SYMBOLS = 500  # a second, to begin with
+SLOW_START_PART = 0.5  # or so many times the symbols of the group: 1 % of them in the time of a leave
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
+PLAN_S = 1.0  # a receiver looks so often whether other groups would cost less now; at once when anything changed
+CROWDED_PACKETS = 256  # of a source group, between two looks at what comes twice
+CROWDED_PART = 0.4  # of them useless, when several hosts send: then repair symbols do more
+ALONE_S = 2.0  # a sender that was picked out, and brings nothing for so long, gives way to the next
 TIMEOUT_S = 30.0
 
 # --- MLD (RFC 9777 section 9) ---
@@ -91,8 +108,22 @@ OTHER_QUERIER_MAX_S = MALI_MAX_S  # a forged query cannot silence the querier fo
 ACTIVE_GROUPS_MAX = 256  # sent at once; the oldest unrefreshed goes first
 HOSTS_PER_GROUP_MAX = 64  # above, hosts of the group are no longer told apart
 HOST_PAIRS_MAX = 8192  # (host, group) pairs known at once
+HOSTS_COUNTED_MAX = 1 << 16  # addresses, while --min-receivers are waited for
 HOST_GROUPS_MAX = 128  # active groups that one host's reports started: no one takes them all
 EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
+
+# --- packs: whole folders (docs/protocol.md, "Packs") ---
+SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
+LIST_VERSION = 1
+LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these
+LIST_BYTES_MAX = 64 << 20  # of a folder's list of entries, held in memory; some two million
+ENTRIES_MAX = 1 << 21
+CHUNK_ENTRIES_MEAN = 512  # some 15 KiB: padding costs an eighth of the list, a changed entry 15 KiB
+CHUNK_ENTRIES_MAX = 4096  # what a chunk may claim before it is looked at
+PATHS_BYTES_MAX = 256 << 20  # of all paths written out: front coding lets 6 bytes claim 4096
+XATTR_NAME_BYTES_MAX = 255  # XATTR_NAME_MAX
+XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
 
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
@@ -106,8 +137,15 @@ READ_THREADS_MAX = 4  # for one file; more wait for memory
 COPY_BYTES = 64 << 20  # of one copy_file_range, so that an interrupt waits for no more
 TOUCHED_MARKS_MAX = 1 << 20  # one byte each: bounds what a Target remembers of where it wrote
 TOUCHED_BYTES_MIN = 1 << 16  # the least that one mark stands for
+PAGE_BYTES = 4096  # the least hole that file systems make
 FALLOC_PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE; fallocate(2)
 FICLONE = 0x40049409  # ioctl_ficlone(2); where the number differs, files are copied
+
+PARTS_OPEN_MAX = 64  # unfinished files open at once; others are closed, and opened again to go on
+BATCH_FILES = 2048  # put in their places together, after one syncfs: that took 5 to 50 ms
+BATCH_BYTES = 256 << 20
+SEARCH_FACTOR = 4  # files that stand for nothing are searched up to so many times the bytes that lack
+FOLDERS_OPEN_MAX = 64  # descriptors of folders; a system gives a process 1024 unless told
 
 # --- index on disk ---
 INDEX_APPLICATION_ID = 0x6C637379  # "lcsy", in the header of the SQLite file
@@ -150,19 +188,27 @@ LAB_RETRY_S = 0.005
 # --- sockets and buffers ---
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
 SEND_BUFFER_BYTES = 4 << 20
+MEMORY_BYTES = 256 << 20  # of a receiver, for segments and repair symbols on their way
+MEMORY_BYTES_MIN = 64 << 20  # or the number of channels would hang on it
+MEMORY_BYTES_MAX = 64 << 30
+SEND_TIMEOUT_S = 1  # to wait for room in it: an interface that takes nothing must not stop the others for good
+SEND_FAILED_S = 0.1  # before a stream is tried again whose packets could not be sent
+ROWS_MAX = 1 << 26  # repair symbols at once: their numbers are 32 bits
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
-SEGMENT_CACHE = 32  # segments a share keeps in memory
+SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
+SEGMENT_FILES = 64  # that a share keeps open to read from
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
+EVENTS_AT_ONCE = 8  # segments taken between two looks at the groups
+RUNS_MAX = 16  # pieces of a solved segment that are written one by one; above, all of it is
 POLL_S = 0.05  # how often a receiver looks at silence and time limits
 MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood must not starve the rest
 STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
 JOBS_AT_ONCE = 64  # files of a folder on their way together
-LIST_BYTES_MAX = 64 << 20  # of a folder's list of entries, held in memory; some 600,000 files
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
 # --- demo ---

@@ -9,7 +9,9 @@ import fcntl
 import os
 from collections.abc import Callable
 
-from lcsync.const import COPY_BYTES, FALLOC_PUNCH_HOLE, FICLONE, READ_BYTES
+import numpy as np
+
+from lcsync.const import COPY_BYTES, FALLOC_PUNCH_HOLE, FICLONE, PAGE_BYTES, READ_BYTES, STEP_BYTES
 
 
 def write_all(fd: int, view: memoryview, offset: int) -> None:
@@ -77,3 +79,24 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     """Make a range that reads as zeros and takes no space, where the file system can."""
     libc = ctypes.CDLL(None)
     return not libc.fallocate(fd, FALLOC_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def punch_zeros(fd: int, length: int) -> None:
+    """Make holes of all whole pages of zeros, where the file system can. OSError."""
+    end = 0
+    while end < length:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA) // STEP_BYTES * STEP_BYTES
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
+                return
+            start = end
+        start = max(start, end)
+        end = start + STEP_BYTES
+        piece = os.pread(fd, min(STEP_BYTES, length - start), start)
+        whole = len(piece) // PAGE_BYTES
+        zero = ~np.frombuffer(piece, np.uint8, whole * PAGE_BYTES).reshape(whole, PAGE_BYTES).any(axis=1)
+        edges = np.flatnonzero(np.diff(zero, prepend=False, append=False)).tolist()
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            if not punch_hole(fd, start + first * PAGE_BYTES, (last - first) * PAGE_BYTES):
+                return

@@ -22,6 +22,8 @@ class Store(Protocol):
 
     def read_at(self, length: int, offset: int) -> bytes: ...
 
+    def read_into(self, view: memoryview, offset: int) -> None: ...
+
 
 class Download:
     """An object of ``length`` bytes under ``root``, being put together in ``store``.
@@ -42,6 +44,10 @@ class Download:
         self.lack: NDArray[np.bool_] = np.zeros(0, bool)
         self.asked: NDArray[np.bool_] = np.zeros(0, bool)
         self.elsewhere: NDArray[np.bool_] = np.zeros(0, bool)  # equal to a segment that is on its way
+        self.coming: NDArray[np.bool_] = np.zeros(0, bool)  # enough symbols are here to solve it
+        self.fresh: NDArray[np.bool_] = np.zeros(0, bool)  # no source round has gone by yet
+        self.plain: NDArray[np.bool_] = np.zeros(0, bool)  # to be taken from source groups: repair symbols are forged
+        self.symbols: NDArray[np.int64] = np.zeros(0, np.int64)  # of each segment
         self.ready = False  # compared with what was here
         self.object = -1  # number in the assembler
         self.missing_bytes = 0  # in all blocks that were not here
@@ -79,8 +85,22 @@ class Download:
         self._leaves = {i: leaves[i * per : (i + 1) * per] for i in range(len(self.outline))}
         return True
 
+    @property
+    def sought(self) -> NDArray[np.bool_]:
+        """Segments of which symbols are to come: lacking, and not on their way for another place."""
+        return self.lack & ~(self.asked | self.elsewhere | self.coming)
+
+    def node_hash(self, level: int, node: int) -> bytes:
+        assert self.nodes is not None
+        return bytes(self.nodes[level][node])
+
     def segment_hash(self, segment: int) -> bytes:
-        return bytes(self.outline[segment])
+        return self.node_hash(0, segment)
+
+    def blocks_under(self, segments: range) -> int:
+        """Blocks of these segments, which may be the last ones."""
+        per = SEGMENT_BYTES // self.block_bytes
+        return min(segments.stop * per, merkle.block_count(self.length, self.block_bytes)) - segments.start * per
 
     def leaves(self, segment: int) -> Hashes | None:
         """Block hashes of a segment, as far as they are known; that of an only block is the segment's own."""
@@ -99,6 +119,11 @@ class Download:
         self.lack = np.ones(count, bool)
         self.asked = np.zeros(count, bool)
         self.elsewhere = np.zeros(count, bool)
+        self.coming = np.zeros(count, bool)
+        self.fresh = np.ones(count, bool)
+        self.plain = np.zeros(count, bool)
+        self.symbols = np.full(count, self.geometry.symbols(0))
+        self.symbols[-1] = self.geometry.symbols(count - 1)
         places: dict[bytes, int] = {}
         here = 0
         if old is not None and old.length:
@@ -176,20 +201,23 @@ class Download:
         """Which blocks of a lacking segment are in the store, verified; None: none."""
         return self._checked.get(segment)
 
+    def fill(self, segment: int, data: memoryview, runs: Sequence[tuple[int, int]]) -> None:
+        """Read what is in the store into a segment's ``data``: all but ``runs``."""
+        assert self.store is not None
+        position = 0
+        for offset, length in [*runs, (len(data), 0)]:
+            if offset > position:
+                self.store.read_into(data[position:offset], segment * SEGMENT_BYTES + position)
+            position = offset + length
+
     def take(self, segment: int, data: memoryview, runs: Sequence[tuple[int, int]]) -> bool:
-        """A segment is complete: ``runs`` of ``data`` came from the wire, the rest is in the store.
+        """A segment is whole: ``runs`` of ``data`` are new, the rest is in the store.
 
         Verifies it and writes what is new. If it is not what its hash says, it stays lacking: the
         right blocks are kept, and told from the others as soon as the block hashes are known.
         """
         assert self.store is not None
         start = segment * SEGMENT_BYTES
-        if runs != [(0, len(data))]:
-            position = 0
-            for offset, length in [*runs, (len(data), 0)]:
-                if offset > position:
-                    data[position:offset] = self.store.read_at(offset - position, start + position)
-                position = offset + length
         leaves = merkle.hash_leaves(data, self.block_bytes)
         if merkle.top(leaves) == self.segment_hash(segment):
             for offset, length in runs:

@@ -15,20 +15,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from lcsync import _udp, files, listing, merkle, net
-from lcsync._wire import Assembler
+from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
     BLOCK_BYTES_MAX,
-    HEADER_BYTES,
     INLINE_BYTES_MAX,
     JOBS_AT_ONCE,
     LIST_BYTES_MAX,
+    MEMORY_BYTES,
     NAP_US,
     POLL_S,
+    ROWS_MAX,
     SEGMENT_BYTES,
     SLOTS_BASE,
     SYMBOLS_MAX,
-    TAG_BYTES,
 )
 from lcsync.download import Download, Store
 from lcsync.errors import DestinationError, SourceError, Stalled, WrongContent
@@ -51,6 +51,7 @@ class Options:
     port: int
     channels: int
     timeout_s: float
+    memory_bytes: int = MEMORY_BYTES
     root: bytes | None = None
     preserve: bool = False
     dry_run: bool = False
@@ -73,7 +74,9 @@ class Result:
     lost: int = 0
     overrun: int = 0
     rejected: int = 0
+    solved: int = 0  # segments that repair symbols made whole
     joins: int = 0
+    by_kind: dict[str, int] = field(default_factory=dict)  # packets by kind of group
     seconds: float = 0.0
     root: str = ""
     drops: dict[str, int] = field(default_factory=dict)
@@ -111,6 +114,9 @@ class _Memory:
     def read_at(self, length: int, offset: int) -> bytes:
         return bytes(self.data[offset : offset + length])
 
+    def read_into(self, view: memoryview, offset: int) -> None:
+        view[:] = self.data[offset : offset + len(view)]
+
 
 class _Nowhere:
     """A store for dry runs: forgets what is written."""
@@ -120,6 +126,9 @@ class _Nowhere:
 
     def read_at(self, length: int, offset: int) -> bytes:
         return bytes(length)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        pass
 
 
 class _Old:
@@ -134,15 +143,18 @@ class _Old:
     def read_at(self, length: int, offset: int) -> bytes:
         return os.pread(self.fd, length, offset)
 
+    def read_into(self, view: memoryview, offset: int) -> None:
+        files.read_into(self.fd, view, offset)
+
 
 class _Intake(threading.Thread):
     """Takes packets from the socket into the assembler, and says when something is ready."""
 
-    def __init__(self, sock: socket.socket, assembler: Assembler, packet_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, assembler: Assembler) -> None:
         super().__init__(name="intake", daemon=True)
         self.sock = sock
         self.assembler = assembler
-        self.receiver = _udp.Receiver(packet_bytes)
+        self.receiver = _udp.Receiver()
         self.ready = threading.Event()
         self.stopping = False
         self.error: OSError | None = None
@@ -210,9 +222,14 @@ class Fetcher:
         self.names = names
         self.options = options
         self.result = Result(root=heard.manifest.root.hex())
-        slots = SLOTS_BASE + 2 * options.channels
-        self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX)
-        self.receiver = Receiver(self.assembler, options.scope, options.channels)
+        slots = min(SLOTS_BASE + 2 * options.channels, options.memory_bytes // 2 // SEGMENT_BYTES)
+        symbol_bytes = heard.manifest.symbol_bytes
+        least = SYMBOLS_MAX + ROWS_PER_SEGMENT_SPARE  # of one segment, whatever a manifest says
+        rows = max(least, min((options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes, ROWS_MAX))
+        self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
+        self.receiver = Receiver(
+            self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None
+        )
         self._jobs: list[_Job] = []
         self._started = self._progress_at = time.monotonic()
         self._accepted = 0
@@ -220,10 +237,11 @@ class Fetcher:
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
             stack.callback(self._pool.shutdown, cancel_futures=True)
-            self.sock = net.receive_socket(options.port)
+            self.sock = net.receive_socket(options.port, coalesce=True)
             stack.callback(self.sock.close)
-            packet_bytes = HEADER_BYTES + heard.manifest.symbol_bytes + TAG_BYTES
-            self.intake = _Intake(self.sock, self.assembler, packet_bytes)
+            if lack := net.buffer_lack(self.sock):
+                options.say(lack)
+            self.intake = _Intake(self.sock, self.assembler)
             self.intake.start()
             stack.callback(self.intake.stop)
             self._stack = stack.pop_all()
@@ -329,8 +347,10 @@ class Fetcher:
         for address in self.receiver.close():
             net.leave(self.sock, address, self.heard.interface)
         r.overrun = net.dropped(self.sock)
-        r.packets, r.lost = self.receiver.loss.received, self.receiver.loss.lost
-        r.rejected, r.joins = self.receiver.rejected, self.receiver.joins
+        channels = self.receiver.channels
+        r.packets, r.lost, r.joins = channels.loss.received, channels.loss.lost, channels.joins
+        r.rejected, r.solved = self.receiver.rejected, self.receiver.solved
+        r.by_kind = {kind.name.lower(): packets for kind, packets in channels.by_kind.items()}
         counters = self.assembler.counters()
         r.received = counters.pop("bytes")
         r.drops = dict(Counter(counters) + (self.names.drops or Counter()))
@@ -343,11 +363,11 @@ class Fetcher:
             net.leave(self.sock, address, self.heard.interface)
         for address in joins:
             net.join(self.sock, address, self.heard.interface)
-        if self.intake.ready.wait(POLL_S):
+        if not self.receiver.busy and self.intake.ready.wait(POLL_S):
             self.intake.ready.clear()
         if self.intake.error:
             raise Stalled(reason=f"receiving failed: {self.intake.error.strerror}")
-        self.receiver.handle(self.assembler.events())
+        self.receiver.handle(now)
         self._look_at_time()
         for heard in self.names.poll():
             self._compare_roots(heard)

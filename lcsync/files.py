@@ -9,9 +9,10 @@ relative to that descriptor, so nobody can swap a folder for a symbolic link in 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
-import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from lcsync.const import (
 )
 from lcsync.errors import DestinationError, DiskFull, SourceError
 from lcsync.merkle import Tree, block_count, hash_leaves
+from lcsync.oserrors import destination_error, destination_errors, fd_name, source_errors
 from lcsync.paths import printable, safe_relative
 from lcsync.pieces import in_order
 from lcsync.text import human_bytes
@@ -44,19 +46,9 @@ Buffer = bytes | bytearray | memoryview | NDArray[Any]
 Statuses = list[tuple[bytes, os.stat_result | OSError]]
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-FULL = {
-    errno.ENOSPC: "no space left there",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "larger than a file may be there (see also ulimit -f)",
-}
-DENIED = {
-    errno.EACCES: "permission denied; choose a folder that you may write to",
-    errno.EPERM: "not permitted (immutable?); see lsattr, or choose another folder",
-    errno.EROFS: "the file system is read-only; mount it writable, or choose another destination",
-    errno.ELOOP: "a symbolic link is in the way; remove it, or name its target",
-    errno.ENOTDIR: "something that is not a folder is in the way; remove it, or choose another destination",
-    errno.EISDIR: "is a folder; remove it, or choose another name",
-}
+TEMPORARY = re.compile(rb"\..+\.lcsync-[0-9a-f]{8}", re.DOTALL)
+BACKUP_SUFFIX = b"~"
+NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}  # what link(2) says where it can't
 
 
 # --- sources ---
@@ -68,7 +60,7 @@ def open_source(path: str | bytes, *, dir_fd: int | None = None, follow: bool = 
     ``follow=False`` refuses a symbolic link as the last component. Opening never waits for the other end of a fifo.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    with _source_errors(path):
+    with source_errors(path):
         fd = os.open(path, flags, dir_fd=dir_fd)
     kind = kind_of(os.fstat(fd).st_mode)
     if kind == "file":
@@ -79,7 +71,7 @@ def open_source(path: str | bytes, *, dir_fd: int | None = None, follow: bool = 
 
 def source_status(path: str | bytes) -> os.stat_result:
     """The status of the regular file ``path``, without opening it; SourceError if there is none."""
-    with _source_errors(path):
+    with source_errors(path):
         info = os.stat(path)
     if (kind := kind_of(info.st_mode)) != "file":
         raise SourceError(path=printable(path), reason=f"is a {kind}, not a file")
@@ -142,7 +134,7 @@ def version_of(st: os.stat_result) -> Version:
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
     """Fill ``buffer`` from ``offset``; the number of bytes read, less only at the end of the file."""
     done = 0
-    with _source_errors(fd):
+    with source_errors(fd):
         while done < len(buffer) and (n := os.preadv(fd, [buffer[done:]], offset + done)):
             done += n
     return done
@@ -150,7 +142,7 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
 
 def read_start(fd: int, most: int) -> bytes:
     """The first ``most`` bytes of an open source, or all of it. SourceError."""
-    with _source_errors(fd):
+    with source_errors(fd):
         return os.pread(fd, most, 0)
 
 
@@ -166,14 +158,6 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
-def fd_name(fd: int) -> str:
-    """The path of an open file, for messages."""
-    try:
-        return printable(os.fsencode(Path(f"/proc/self/fd/{fd}").readlink()))
-    except OSError:
-        return f"descriptor {fd}"
-
-
 # --- folders and destinations ---
 
 
@@ -187,7 +171,7 @@ def is_folder(path: str | bytes) -> bool:
 
 def open_folder(path: str | bytes, *, source: bool = False) -> int:
     """A descriptor of the folder that the user named. DestinationError, or SourceError for a ``source``."""
-    with _source_errors(path) if source else _destination_errors(path, path):
+    with source_errors(path) if source else destination_errors(path, path):
         return os.open(path, FOLDER_FLAGS)
 
 
@@ -197,7 +181,7 @@ def open_beneath(root_fd: int, parts: tuple[bytes, ...], *, create: bool = False
     ``create`` makes the folders that are missing. DestinationError, or SourceError for a ``source``.
     """
     path = b"/".join(parts)
-    with _source_errors(path) if source else _destination_errors(path, path):
+    with source_errors(path) if source else destination_errors(path, path):
         fd = os.dup(root_fd)
         for part in parts:
             with closing(fd) as above:
@@ -214,7 +198,7 @@ def open_beneath(root_fd: int, parts: tuple[bytes, ...], *, create: bool = False
 
 def names_in(folder_fd: int) -> list[bytes]:
     """The names in a source folder, in byte order."""
-    with _source_errors(folder_fd), os.scandir(folder_fd) as entries:
+    with source_errors(folder_fd), os.scandir(folder_fd) as entries:
         return sorted(os.fsencode(entry.name) for entry in entries)
 
 
@@ -222,7 +206,7 @@ def statuses_in(folder_fd: int) -> Statuses:
     """The names in a source folder, in byte order, each with its status (of a symbolic link: its own) or why not."""
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # os.fsencode looks each time
     found: Statuses = []
-    with _source_errors(folder_fd), os.scandir(folder_fd) as entries:
+    with source_errors(folder_fd), os.scandir(folder_fd) as entries:
         for entry in entries:
             try:
                 status: os.stat_result | OSError = entry.stat(follow_symlinks=False)
@@ -241,7 +225,13 @@ def closing(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def open_old(path: str | bytes, *, dir_fd: int | None = None) -> int | None:
+def free_bytes(fd: int) -> int | None:
+    """What this user may still write where an open folder is; None where the file system does not count."""
+    fs = os.fstatvfs(fd)
+    return (fs.f_bavail if os.geteuid() else fs.f_bfree) * fs.f_frsize if fs.f_blocks else None
+
+
+def open_old(path: str | bytes, *, dir_fd: int | None = None, shown: str | None = None) -> int | None:
     """A descriptor of the file that a Target of this path would replace, for reading.
 
     None if there is none, it may not be read, or it is a symbolic link: those are replaced, not followed.
@@ -253,13 +243,13 @@ def open_old(path: str | bytes, *, dir_fd: int | None = None) -> int | None:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
             return None
         if error.errno == errno.ENXIO:
-            raise DestinationError(path=printable(path), reason=_in_the_way("socket")) from None
-        raise _destination_error(path, error) from None
+            raise DestinationError(path=printable(shown or path), reason=in_the_way("socket")) from None
+        raise destination_error(shown or path, error) from None
     kind = kind_of(os.fstat(fd).st_mode)
     if kind == "file":
         return fd
     os.close(fd)
-    raise DestinationError(path=printable(path), reason=_in_the_way(kind))
+    raise DestinationError(path=printable(shown or path), reason=in_the_way(kind))
 
 
 def resolve_destination(dest: str, base_name: bytes) -> str:
@@ -278,6 +268,50 @@ def resolve_destination(dest: str, base_name: bytes) -> str:
     return folder.rstrip("/") + "/" + name
 
 
+def temporary_name(name: bytes) -> bytes:
+    """A name that nothing has, for what will be ``name``; those of dead runs are found by TEMPORARY."""
+    return b".%s.lcsync-%s" % (name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
+
+
+def lock(fd: int, wait: bool = True) -> bool:
+    """Take a temporary file or folder for this run; False if it was removed, or is another run's (not ``wait``).
+
+    Where the file system has no locks it is ours too, but nobody can tell that it is dead, and remove it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return wait
+    return os.fstat(fd).st_nlink > 0
+
+
+def keep_backup(name: bytes, dir_fd: int) -> None:
+    """Give what is at ``name`` a second name with BACKUP_SUFFIX, or that alone where there are no hard links; OSError.
+
+    What had that name before is gone.
+    """
+    backup = name + BACKUP_SUFFIX
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        with suppress(FileNotFoundError):
+            os.unlink(backup, dir_fd=dir_fd)
+        try:
+            os.link(name, backup, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            os.rename(name, backup, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def sync_open_folder(fd: int) -> None:
+    """Make the names in a folder durable; OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has nothing to do for a folder
+            raise
+
+
 class Target:
     """A file that is built beside its destination and renamed over it when it is whole.
 
@@ -285,8 +319,8 @@ class Target:
     ``old_fd`` holds, sharing its blocks where the file system can, and has ``length`` bytes. Where it can't, it starts
     with ``else_fd``, if given: ``base_fd`` tells with which. ``go_on`` is called while data is copied, and may raise.
     ``need_bytes``, if the caller knows better than "all that the old file does not bring", is what will newly be
-    written, for the check of free space. Use it as a context manager: leaving it without ``commit`` removes the
-    temporary file.
+    written, for the check of free space. ``anything``: replace whatever is there, but for a folder. ``shown``: the
+    path for messages. Use it as a context manager: leaving it without ``commit`` removes the temporary file.
 
     DestinationError, DiskFull.
     """
@@ -304,20 +338,20 @@ class Target:
         need_bytes: int | None = None,
         else_fd: int | None = None,
         go_on: Callable[[], None] | None = None,
+        anything: bool = False,
+        shown: str | None = None,
     ) -> None:
         folder, slash, name = os.fsencode(path).rpartition(b"/")
         if dir_fd is not None and slash:
             raise ValueError("below dir_fd, the destination is one plain name")
         (self._name,) = safe_relative(name)
-        self._path = path
+        self._path = path if shown is None else shown
         self.length = length
-        self._temp = b".%s.lcsync-%s" % (self._name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
         self._dir_fd = open_folder(folder + slash or b".") if dir_fd is None else os.dup(dir_fd)
         try:
-            with _destination_errors(path):
-                self._replaces = self._look_at_destination()
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                self.fd = os.open(self._temp, flags, 0o600, dir_fd=self._dir_fd)
+            with destination_errors(self._path):
+                self._replaces = self._look_at_destination(anything)
+                self._make_temporary()
                 shared = old_fd is not None and copying.clone(old_fd, self.fd)
                 self.base_fd = old_fd if shared or else_fd is None else else_fd
                 self._start_from(self.base_fd, shared, need_bytes, go_on)
@@ -325,20 +359,32 @@ class Target:
             self.abort()
             raise
 
-    def _look_at_destination(self) -> os.stat_result | None:
+    def _make_temporary(self) -> None:
+        """A new file, locked: that says that it is in use. One that a sweep took away before that is made again."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        while self.fd < 0:
+            self._temp = temporary_name(self._name)
+            self.fd = os.open(self._temp, flags, 0o600, dir_fd=self._dir_fd)
+            if not lock(self.fd):
+                os.close(self.fd)
+                self.fd = -1
+
+    def _look_at_destination(self, anything: bool) -> os.stat_result | None:
         """The status of the file that will be replaced, if it is one."""
         try:
             here = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
         kind = kind_of(here.st_mode)
+        if anything and kind not in ("file", "folder"):
+            return None
         if kind == "symbolic link":  # replaced, unless it leads to a thing as /dev/stdout does
             with suppress(OSError):
                 kind = kind_of(os.stat(self._name, dir_fd=self._dir_fd).st_mode)
             if kind in ("symbolic link", "file", "folder"):
                 return None
         if kind != "file":
-            raise DestinationError(path=printable(self._path), reason=_in_the_way(kind))
+            raise DestinationError(path=printable(self._path), reason=in_the_way(kind))
         return here
 
     def _start_from(
@@ -361,9 +407,8 @@ class Target:
             self._touch(0, kept)
 
     def _check_space(self, need: int) -> None:
-        fs = os.fstatvfs(self._dir_fd)
-        free = (fs.f_bavail if os.geteuid() else fs.f_bfree) * fs.f_frsize
-        if fs.f_blocks and need > free:  # some network file systems do not count
+        free = free_bytes(self._dir_fd)
+        if free is not None and need > free:
             reason = f"needs {human_bytes(need)}, {human_bytes(free)} are free"
             raise DiskFull(path=printable(self._path), reason=reason)
 
@@ -384,7 +429,7 @@ class Target:
         if not any(self._touched[self._granules(offset, len(flat))]) and not flat.any():
             return
         self._touch(offset, len(flat))
-        with _destination_errors(self._path):
+        with destination_errors(self._path):
             copying.write_all(self.fd, flat.data, offset)
 
     def read_at(self, length: int, offset: int) -> bytes:
@@ -394,13 +439,17 @@ class Target:
             done = read_into(self.fd, view, offset)
         return bytes(buffer[:done])
 
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset``, up to the end of the file."""
+        read_into(self.fd, view, offset)
+
     def copy_within(self, src_offset: int, dst_offset: int, length: int) -> None:
         """Copy a range of the file onto another one of the same length; they may overlap."""
         if not length or src_offset == dst_offset:
             return
         self._granules(src_offset, length)
         self._touch(dst_offset, length)
-        with _destination_errors(self._path):
+        with destination_errors(self._path):
             if abs(src_offset - dst_offset) >= length:
                 copying.copy_range(self.fd, self.fd, src_offset, dst_offset, length)
                 return
@@ -409,24 +458,40 @@ class Target:
                 piece = self.read_at(min(READ_BYTES, length - start), src_offset + start)
                 copying.write_all(self.fd, memoryview(piece), dst_offset + start)
 
-    def commit(self, mode: int | None, mtime_ns: int | None) -> None:
+    def commit(
+        self,
+        mode: int | None,
+        mtime_ns: int | None,
+        *,
+        new_mode: int = 0o666,
+        dress: Callable[[int], None] | None = None,
+        backup: bool = False,
+        sync_folder: bool = True,
+    ) -> None:
         """Put the file in its place, durably: on return it survives a power cut.
 
-        ``mode``: permission bits (never setuid, setgid or sticky); None: as the file replaced, or as umask says.
-        ``mtime_ns``: None for now. On an error the old file is still in place, whole.
+        ``mode``: permission bits (never setuid, setgid or sticky); None: as the file replaced, or ``new_mode`` as umask
+        lets it. ``mtime_ns``: None for now. ``dress`` gets the descriptor at the end, to set more of it. ``backup``
+        keeps what is replaced. Without ``sync_folder``, it is the caller who makes the folder durable. On an error the
+        old file is still in place, whole.
         """
-        with _destination_errors(self._path):
+        with destination_errors(self._path):
             if self._replaces:
                 _give_to(self.fd, self._replaces)
             if mode is None:
-                mode = self._replaces.st_mode if self._replaces else 0o666 & ~_umask()
+                mode = self._replaces.st_mode if self._replaces else new_mode & ~_umask()
             os.fchmod(self.fd, mode & 0o777)
             if mtime_ns is not None:
                 os.utime(self.fd, ns=(os.fstat(self.fd).st_atime_ns, mtime_ns))
+            if dress:
+                dress(self.fd)
             os.fsync(self.fd)
+            if backup:
+                keep_backup(self._name, self._dir_fd)
             os.rename(self._temp, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
             self._temp = b""
-            _sync_folder(self._dir_fd)
+            if sync_folder:
+                sync_open_folder(self._dir_fd)
         self._close()
 
     def abort(self) -> None:
@@ -465,7 +530,7 @@ class InPlace:
         self._path = path
         self.length = length
         self._old_length = os.fstat(old_fd).st_size
-        with _destination_errors(path):
+        with destination_errors(path):
             self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDWR | os.O_CLOEXEC)
 
     def write_at(self, data: Buffer, offset: int) -> None:
@@ -473,17 +538,19 @@ class InPlace:
         flat = np.frombuffer(data, np.uint8)
         if not flat.any() and (offset >= self._old_length or copying.punch_hole(self.fd, offset, len(flat))):
             return
-        with _destination_errors(self._path):
+        with destination_errors(self._path):
             copying.write_all(self.fd, flat.data, offset)
 
-    def commit(self, mode: int | None, mtime_ns: int | None) -> None:
+    def commit(self, mode: int | None, mtime_ns: int | None, *, dress: Callable[[int], None] | None = None) -> None:
         """Give the file its length, and make all durable; arguments as for a Target."""
-        with _destination_errors(self._path):
+        with destination_errors(self._path):
             os.ftruncate(self.fd, self.length)
             if mode is not None:
                 os.fchmod(self.fd, mode & 0o777)
             if mtime_ns is not None:
                 os.utime(self.fd, ns=(os.fstat(self.fd).st_atime_ns, mtime_ns))
+            if dress:
+                dress(self.fd)
             os.fsync(self.fd)
 
     def __enter__(self) -> InPlace:
@@ -496,14 +563,6 @@ class InPlace:
 
 
 # --- how ---
-
-
-def _sync_folder(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has nothing to do for a folder
-            raise
 
 
 def _give_to(fd: int, owner: os.stat_result) -> None:
@@ -520,50 +579,12 @@ def _give_to(fd: int, owner: os.stat_result) -> None:
 def _umask() -> int:
     """This process's umask, without the moment of another one that os.umask() needs to read it."""
     with suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-            if line.startswith("Umask:"):
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"Umask:"):
                 return int(line.split()[1], 8)
     return 0o077
 
 
-def _in_the_way(kind: str) -> str:
+def in_the_way(kind: str) -> str:
+    """The reason why a file can't be put where something of another kind is."""
     return f"is a {kind}; remove it, or choose another name"
-
-
-@contextmanager
-def _source_errors(path: str | bytes | int) -> Iterator[None]:
-    """Says an OSError as a SourceError."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOENT: "no such file",
-            errno.ENXIO: "is a socket or a device, not a file",
-            errno.ELOOP: "is a symbolic link, or too many of them",
-            errno.ENOTDIR: "part of the path is not a folder",
-        }
-        reason = reasons.get(error.errno or 0) or (error.strerror or str(error)).lower()
-        shown = fd_name(path) if isinstance(path, int) else printable(path)
-        raise SourceError(path=shown, reason=reason) from None
-
-
-@contextmanager
-def _destination_errors(path: str | bytes, folder: str | bytes | None = None) -> Iterator[None]:
-    """Says an OSError as a DestinationError or DiskFull that tells what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise _destination_error(path, error, folder) from None
-
-
-def _destination_error(
-    path: str | bytes, error: OSError, folder: str | bytes | None = None
-) -> DestinationError | DiskFull:
-    code = error.errno or 0
-    shown = printable(path)
-    if code in FULL:
-        return DiskFull(path=shown, reason=FULL[code])
-    if code == errno.ENOENT and folder is not None:
-        reason = f"no such folder; make it first: mkdir -p {shlex.quote(printable(folder))}"
-        return DestinationError(path=shown, reason=reason)
-    return DestinationError(path=shown, reason=DENIED.get(code) or (error.strerror or str(error)).lower())

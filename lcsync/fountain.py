@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from lcsync import _xor
 from lcsync._wire import Batch, Geometry
-from lcsync.const import ESIS, REPAIR_VISIT_SYMBOLS
+from lcsync.const import ESIS, REPAIR_AHEAD_MAX, REPAIR_MADE_SYMBOLS
 
 
 class Counter:
@@ -20,9 +22,9 @@ class Counter:
             raise ValueError(f"not an ESI: {start}")
         self._next = start
 
-    def take(self, symbols: int, count: int = REPAIR_VISIT_SYMBOLS) -> int:
+    def take(self, symbols: int, count: int = REPAIR_MADE_SYMBOLS) -> int:
         """First ESI of ``count`` consecutive ones for a segment of ``symbols`` source symbols, which are skipped."""
-        if not 1 <= count <= REPAIR_VISIT_SYMBOLS or symbols < 1:
+        if not 1 <= count <= REPAIR_MADE_SYMBOLS or symbols < 1:
             raise ValueError(f"no visit: {count} repair symbols of {symbols}")
         first = self._next if self._next + count <= ESIS else 0
         first = max(first, symbols)
@@ -30,7 +32,7 @@ class Counter:
         return first
 
 
-class Visit:
+class Made:
     """Repair symbols of one segment, made at once and sent in parts.
 
     To make 32 takes not much longer than to make one (75 us and 49 us, AMD EPYC of family 25 model 17), while a group's
@@ -44,7 +46,7 @@ class Visit:
         seed: bytes,
         segment: bytes | bytearray | memoryview,
         esi: int,
-        count: int = REPAIR_VISIT_SYMBOLS,
+        count: int = REPAIR_MADE_SYMBOLS,
     ) -> None:
         self.left = count
         self._next = esi
@@ -60,3 +62,33 @@ class Visit:
         self._next += count
         self.left -= count
         return count
+
+
+class Fountain:
+    """The repair symbols of a run: their numbers, and those that are made and not yet sent.
+
+    A segment is read and hashed for each making, so what a visit leaves over is kept for the next one; of too many,
+    the ones that were not touched for longest go.
+    """
+
+    def __init__(self, start: int, ahead_max: int = REPAIR_AHEAD_MAX) -> None:
+        self.counter = Counter(start)
+        self._ahead: OrderedDict[tuple[bytes, int], Made] = OrderedDict()
+        self._ahead_max = ahead_max
+
+    def ahead(self, seed: bytes, index: int) -> Made | None:
+        """What was made of the segment before."""
+        return self._ahead.pop((seed, index), None)
+
+    def make(self, shape: Geometry, index: int, seed: bytes, segment: bytes | bytearray | memoryview) -> Made:
+        """Fresh symbols of a segment, no more than are of use for a short one."""
+        symbols = shape.symbols(index)
+        count = min(REPAIR_MADE_SYMBOLS, symbols)
+        return Made(shape, index, seed, segment, self.counter.take(symbols, count), count)
+
+    def keep(self, seed: bytes, index: int, made: Made) -> None:
+        """Keep what is left over for another visit."""
+        if made.left:
+            self._ahead[seed, index] = made
+            if len(self._ahead) > self._ahead_max:
+                self._ahead.popitem(last=False)

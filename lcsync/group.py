@@ -19,7 +19,7 @@ class Kind(IntEnum):
     OUTLINE = 1  # id: the root; segment hashes
     LEAVES = 2  # id: a node; block hashes of the segments under it
     SOURCE = 3  # id: a node; the source symbols of the segments under it
-    REPAIR = 4  # id: a node; reserved: repair symbols of the segments under it
+    REPAIR = 4  # id: a node; repair symbols of the segments under it
     SUMS = 5  # id: the root; reserved: rolling sums of the blocks
 
 

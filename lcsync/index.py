@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lcsync import files, listing, merkle
 from lcsync.cache import Known, TreeCache
-from lcsync.const import FOLDERS_DEEP_MAX, INLINE_BYTES_MAX, MTIME_NS_MAX, SEGMENT_BYTES, SEGMENT_CACHE
+from lcsync.const import FOLDERS_DEEP_MAX, INLINE_BYTES_MAX, MTIME_NS_MAX
 from lcsync.errors import SourceError, UsageError
 from lcsync.listing import Row
 from lcsync.manifest import Content, describe
@@ -254,37 +253,3 @@ def _mtime_ns(info: os.stat_result) -> int:
 
 def _why(path: bytes, error: OSError) -> str:
     return f"{printable(path)}: {(error.strerror or str(error)).lower()}"
-
-
-class SegmentCache:
-    """Segments read from shared files, each hashed before it is given out; the last used stay in memory."""
-
-    def __init__(self, segments: int = SEGMENT_CACHE) -> None:
-        self.limit = segments
-        self.read_bytes = 0
-        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
-
-    def load(self, item: Item, segment: int) -> bytes | None:
-        """The bytes of a segment; None, and the item is marked, if they are not what its tree says."""
-        start = segment * SEGMENT_BYTES
-        if item.data is not None:
-            return item.data[start : start + SEGMENT_BYTES]
-        digest = item.tree.outline[segment].tobytes()
-        data = self._kept.get(digest)
-        if data is not None:
-            self._kept.move_to_end(digest)
-            return data
-        size = min(SEGMENT_BYTES, item.tree.length - start)
-        try:
-            with files.closing(files.open_source(item.path)) as fd:
-                data = os.pread(fd, size, start)
-        except (OSError, SourceError):
-            data = b""
-        if merkle.top(merkle.hash_leaves(data, item.tree.block_bytes)) != digest:
-            item.changed = True
-            return None
-        self.read_bytes += len(data)
-        self._kept[digest] = data
-        if len(self._kept) > self.limit:
-            self._kept.popitem(last=False)
-        return data

@@ -179,22 +179,23 @@ class Host(Namespace):
         """Bytes of frames that this host has sent."""
         return self._device(8)
 
+    def tx_packets(self) -> int:
+        """Frames that this host has sent."""
+        return self._device(9)
+
     def loss(self, percent: float) -> None:
-        """Drop this share of the UDP packets that arrive, at random; 0 drops none."""
+        """Drop this share of the UDP and TCP packets that arrive, at random; 0 drops none."""
         rules = "table netdev lab {}\ndelete table netdev lab\n"
-        if percent:
+        if parts := round(percent * 100):
             rules += (
                 f'table netdev lab {{\nchain loss {{\ntype filter hook ingress device "{self.interface}" priority 0\n'
-                f"meta l4proto udp numgen random mod 10000 < {round(percent * 100)} drop\n}}\n}}\n"
+                f"meta l4proto {{ tcp, udp }} numgen random mod 10000 <= {parts - 1} drop\n}}\n}}\n"
             )
         self.tool("nft -f -", rules)
 
     def rate(self, mbit: float) -> None:
         """Limit what this host sends, in Mbit/s; 0 takes the limit away."""
-        if mbit:
-            self.tool(f"tc qdisc replace dev {self.interface} root tbf rate {mbit:g}mbit burst 256kb latency 50ms")
-        elif "tbf" in self.tool(f"tc qdisc show dev {self.interface}"):
-            self.tool(f"tc qdisc del dev {self.interface} root")
+        _limit(self, self.interface, mbit)
 
 
 class Lab:
@@ -246,6 +247,10 @@ class Lab:
     def rate(self, mbit: float) -> None:
         """Limit what host 0 sends, in Mbit/s; 0 takes the limit away."""
         self.hosts[0].rate(mbit)
+
+    def port_rate(self, index: int, mbit: float) -> None:
+        """Limit what the bridge sends to a host, in Mbit/s; 0 takes the limit away."""
+        _limit(self.switch, f"p{index}", mbit)
 
     def members(self, group: str) -> set[int]:
         """Indices of the hosts that the bridge holds for listeners of ``group``."""
@@ -305,6 +310,14 @@ class Lab:
 
     def _forwarding(self) -> bool:
         return self.switch.tool("bridge link").count(" state forwarding ") == self._count
+
+
+def _limit(namespace: Namespace, device: str, mbit: float) -> None:
+    """A token bucket before a device, with a queue of 50 ms; none for 0 Mbit/s."""
+    if mbit:
+        namespace.tool(f"tc qdisc replace dev {device} root tbf rate {mbit:g}mbit burst 256kb latency 50ms")
+    elif "tbf" in namespace.tool(f"tc qdisc show dev {device}"):
+        namespace.tool(f"tc qdisc del dev {device} root")
 
 
 def _usable(namespace: Namespace) -> bool:

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 import cbor2
 
 from lcsync import merkle
-from lcsync.const import HASH_BYTES, INLINE_BYTES_MAX, MANIFEST_VERSION, OBJECT_BYTES_MAX, SEGMENT_BYTES
+from lcsync.const import (
+    HASH_BYTES,
+    INLINE_BYTES_MAX,
+    LIST_BLOCK_BYTES,
+    LIST_BYTES_MAX,
+    MANIFEST_VERSION,
+    OBJECT_BYTES_MAX,
+    SEGMENT_BYTES,
+)
+from lcsync.pack import pack_root
 from lcsync.wire import is_block_size, is_symbol_size
 
 
@@ -22,13 +32,25 @@ class Content(IntEnum):
     """What the root of a manifest stands for."""
 
     FILE = 0
-    PACK = 1  # reserved: a whole folder as one object
+    PACK = 1  # a folder: the content of all its files as one object, and the list of its entries
     LIST = 2  # a folder: the object is the list of its entries
 
 
 # Keys of the map; the version sorts first.
 VERSION, KIND, ROOT, LENGTH, BLOCK, SYMBOL, MODE, MTIME, SERIAL, INLINE, LEAVES, OUTLINE = range(12)
+LIST_LENGTH, LIST_ROOT, DATA_ROOT = range(12, 15)
 # 15 is reserved for the signature.
+LIST_INLINE, LIST_OUTLINE = range(16, 18)
+
+
+@dataclass(frozen=True)
+class ListPart:
+    """The entry list of a pack: an object of its own, in blocks of LIST_BLOCK_BYTES; at most one of the last two."""
+
+    length: int
+    root: bytes
+    inline: bytes | None = None
+    outline: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +59,8 @@ class Manifest:
 
     At most one of ``inline`` (the content itself), ``leaves`` (all block hashes) and
     ``outline`` (all segment hashes) is there: the most telling that fits the packet.
-    ``serial`` never falls for a name.
+    ``serial`` never falls for a name. A pack has ``entries`` too, and ``data_root``: then ``root`` binds the roots of
+    both, and all else is said of the content.
     """
 
     kind: Content
@@ -51,9 +74,11 @@ class Manifest:
     inline: bytes | None = None
     leaves: bytes | None = None
     outline: bytes | None = None
+    data_root: bytes | None = None
+    entries: ListPart | None = None
 
     def encode(self) -> bytes:
-        fields = {
+        fields: dict[int, object] = {
             VERSION: MANIFEST_VERSION,
             KIND: int(self.kind),
             ROOT: self.root,
@@ -67,6 +92,14 @@ class Manifest:
             LEAVES: self.leaves,
             OUTLINE: self.outline,
         }
+        if self.entries is not None:
+            fields |= {
+                LIST_LENGTH: self.entries.length,
+                LIST_ROOT: self.entries.root,
+                DATA_ROOT: self.data_root,
+                LIST_INLINE: self.entries.inline,
+                LIST_OUTLINE: self.entries.outline,
+            }
         return cbor2.dumps({k: v for k, v in fields.items() if v is not None}, canonical=True)
 
 
@@ -76,12 +109,43 @@ def describe(
     """The manifest of a tree, with as much of its inside as fits; ``data``: the content if it is short."""
     bare = Manifest(kind, tree.root, tree.length, tree.block_bytes, symbol_bytes, mode, mtime_ns, serial)
     if data is not None and tree.length <= INLINE_BYTES_MAX:
-        return Manifest(**{**vars(bare), "inline": data})
-    room = symbol_bytes - len(bare.encode()) - 4  # a key and the head of a byte string
-    for name, hashes in (("leaves", tree.leaves), ("outline", tree.outline)):
-        if hashes.nbytes <= room:
-            return Manifest(**{**vars(bare), name: hashes.tobytes()})
+        return replace(bare, inline=data)
+    return _with_hashes(bare, tree)
+
+
+def _with_hashes(bare: Manifest, tree: merkle.Tree) -> Manifest:
+    room = _room(bare)
+    if tree.leaves.nbytes <= room:
+        return replace(bare, leaves=tree.leaves.tobytes())
+    if tree.outline.nbytes <= room:
+        return replace(bare, outline=tree.outline.tobytes())
     return bare
+
+
+def _room(manifest: Manifest) -> int:
+    return manifest.symbol_bytes - len(manifest.encode()) - 4  # a key and the head of a byte string
+
+
+def describe_pack(
+    entries: merkle.Tree, content: merkle.Tree, symbol_bytes: int, mode: int, mtime_ns: int, serial: int, data: bytes
+) -> Manifest:
+    """The manifest of a folder: the trees of its entry list, whose bytes are ``data``, and of its content.
+
+    What fits of the list goes first: it is what a receiver needs first.
+    """
+    part = ListPart(entries.length, entries.root)
+    root = pack_root(entries.root, content.root)
+    bare = Manifest(
+        Content.PACK, root, content.length, content.block_bytes, symbol_bytes, mode, mtime_ns, serial,
+        data_root=content.root, entries=part,
+    )  # fmt: skip
+    room = _room(bare)
+    if entries.length <= min(INLINE_BYTES_MAX, room):
+        part = replace(part, inline=data)
+    elif entries.outline.nbytes <= room:
+        part = replace(part, outline=entries.outline.tobytes())
+    bare = replace(bare, entries=part)
+    return _with_hashes(bare, content) if content.length else bare
 
 
 def load_plain(data: bytes) -> Any:
@@ -108,8 +172,11 @@ def _unsigned(value: object, bits: int) -> bool:
     return type(value) is int and 0 <= value < 1 << bits
 
 
-def decode(payload: bytes) -> Manifest:
-    """Read a manifest from outside; ManifestError with a reason word. What it claims of its root is checked."""
+def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.LIST)) -> Manifest:
+    """Read a manifest from outside, of one of these kinds; ManifestError with a reason word.
+
+    What it claims of its root is checked.
+    """
     try:
         fields = load_plain(payload)
         canonical = isinstance(fields, dict) and cbor2.dumps(fields, canonical=True) == payload
@@ -119,7 +186,7 @@ def decode(payload: bytes) -> Manifest:
         raise ManifestError("cbor")
     if fields.get(VERSION) != MANIFEST_VERSION:
         raise ManifestError("version")
-    if fields.get(KIND) not in (Content.FILE, Content.LIST):
+    if type(fields.get(KIND)) is not int or fields[KIND] not in kinds:
         raise ManifestError("kind")
     root, length, block = fields.get(ROOT), fields.get(LENGTH), fields.get(BLOCK)
     if not isinstance(root, bytes) or len(root) != HASH_BYTES:
@@ -138,8 +205,43 @@ def decode(payload: bytes) -> Manifest:
     manifest = Manifest(
         Content(fields[KIND]), root, length, block, fields[SYMBOL], fields[MODE], fields[MTIME], fields[SERIAL], *inside
     )
+    if manifest.kind is Content.PACK:
+        manifest = replace(manifest, data_root=fields.get(DATA_ROOT), entries=_list_part(fields))
+        if manifest.inline is not None or not _is_hash(manifest.data_root) or not _bound(manifest):
+            raise ManifestError("root")
     _check_inside(manifest)
     return manifest
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == HASH_BYTES
+
+
+def _bound(m: Manifest) -> bool:
+    assert m.entries is not None and m.data_root is not None
+    return pack_root(m.entries.root, m.data_root) == m.root
+
+
+def _list_part(fields: dict[int, Any]) -> ListPart:
+    length, root = fields.get(LIST_LENGTH), fields.get(LIST_ROOT)
+    inline, outline = fields.get(LIST_INLINE), fields.get(LIST_OUTLINE)
+    if type(length) is not int or not 0 < length <= LIST_BYTES_MAX:
+        raise ManifestError("list")
+    if not isinstance(root, bytes) or len(root) != HASH_BYTES or (inline is not None and outline is not None):
+        raise ManifestError("list")
+    if inline is not None:
+        if not isinstance(inline, bytes) or len(inline) != length:
+            raise ManifestError("list")
+        top = merkle.top(merkle.hash_leaves(inline, LIST_BLOCK_BYTES))
+    elif outline is not None:
+        if not isinstance(outline, bytes) or len(outline) != merkle.block_count(length, SEGMENT_BYTES) * HASH_BYTES:
+            raise ManifestError("list")
+        top = merkle.top(merkle.as_hashes(outline))
+    else:
+        return ListPart(length, root)
+    if merkle.content_root(length, LIST_BLOCK_BYTES, top) != root:
+        raise ManifestError("list")
+    return ListPart(length, root, inline, outline)
 
 
 def _check_inside(m: Manifest) -> None:
@@ -157,5 +259,5 @@ def _check_inside(m: Manifest) -> None:
         nodes = merkle.as_hashes(m.outline)
     else:
         return
-    if merkle.content_root(m.length, m.block_bytes, merkle.top(nodes)) != m.root:
+    if merkle.content_root(m.length, m.block_bytes, merkle.top(nodes)) != (m.data_root or m.root):
         raise ManifestError("root")

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from lcsync.const import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from lcsync.const import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, SEND_TIMEOUT_S
 from lcsync.errors import NoInterface, NoMulticast
 from lcsync.paths import printable
 
 IPV6_MULTICAST_ALL = 29  # linux/in6.h; 0: only groups that this very socket joined
+UDP_GRO = 104  # linux/udp.h, Linux 5.0
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 MEMINFO_DROPS = 8
@@ -121,16 +122,23 @@ def send_socket(interface: Interface, hops: int) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     sock.setblocking(True)  # a full queue is the wire's own pace
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
     return sock
 
 
-def receive_socket(port: int) -> socket.socket:
-    """A socket for the groups that it joins and no others; the port is shared with other fetches."""
+def receive_socket(port: int, coalesce: bool = False) -> socket.socket:
+    """A socket for the groups that it joins and no others; the port is shared with other fetches.
+
+    With ``coalesce`` a message may hold many packets (UDP GRO), where the kernel can do that.
+    """
     sock = _socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    if coalesce:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     except PermissionError:
@@ -147,8 +155,19 @@ def receive_socket(port: int) -> socket.socket:
 
 
 def receive_buffer(sock: socket.socket) -> int:
-    """Bytes that the kernel keeps for the socket."""
+    """Bytes that the kernel keeps for the socket: for each asked for it counts another, for its own needs."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+def buffer_lack(sock: socket.socket) -> str:
+    """What keeps the receive buffer smaller than it should be, in a line; empty if nothing does."""
+    have = receive_buffer(sock) // 2
+    if have >= RECEIVE_BUFFER_BYTES:
+        return ""
+    return (
+        f"net.core.rmem_max limits the receive buffer to {have} bytes, {RECEIVE_BUFFER_BYTES} are better: "
+        f"sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}"
+    )
 
 
 def dropped(sock: socket.socket) -> int:

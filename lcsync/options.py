@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from functools import partial
 
 from lcsync import const
 from lcsync.errors import UsageError
@@ -76,6 +78,15 @@ def _block_bytes(text: str) -> int:
     value = int(digits) * scale if digits.isdigit() else 0
     if not const.BLOCK_BYTES_MIN <= value <= const.BLOCK_BYTES_MAX or value & (value - 1):
         raise argparse.ArgumentTypeError(f"{text}: not a block size; a power of two from 1K to 1M, 16K unless told")
+    return value
+
+
+def _memory_bytes(text: str) -> int:
+    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    value = int(digits) * scale if digits.isdigit() else 0
+    if not const.MEMORY_BYTES_MIN <= value <= const.MEMORY_BYTES_MAX:
+        raise argparse.ArgumentTypeError(f"{text}: not an amount of memory; say 64M to 64G")
     return value
 
 
@@ -175,6 +186,20 @@ def parser() -> argparse.ArgumentParser:
         help="least time between two packets of a group, in µs",
     )
     share.add_argument(
+        "--min-receivers",
+        type=_number(1, const.HOSTS_COUNTED_MAX),
+        default=0,
+        metavar="N",
+        help="send no data before so many hosts have joined; one whose --timeout is shorter gives up",
+    )
+    share.add_argument(
+        "--max-wait",
+        type=_number(0, 1e9, float),
+        default=float("inf"),
+        metavar="S",
+        help="nor later than so many seconds after the first of them (no limit unless told)",
+    )
+    share.add_argument(
         "--hops",
         type=_number(0, 255),
         default=const.HOPS,
@@ -231,10 +256,10 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("--no-index", action="store_true", help="keep none, and read every file again")
     fetch = p.add_argument_group("fetching and syncing")
     fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
-    fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
-        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, set times of files too"
+        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, as -rlptgoD: all but -H, -A, -X"
     )
+    fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
         "--inplace", action="store_true", help="local sync: write what differs into the file itself, not into a copy"
     )
@@ -249,6 +274,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most groups to be in at once (%(default)s unless told)",
     )
+    fetch.add_argument(
+        "--max-memory",
+        type=_memory_bytes,
+        default=const.MEMORY_BYTES,
+        metavar="SIZE",
+        help="for what is on its way, from 64M (256M unless told): repair groups are joined as far as it goes",
+    )
     fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
     fetch.add_argument(
         "--timeout",
@@ -257,7 +289,48 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
     )
+    _add_local(p.add_argument_group("local sync, as in rsync(1)"))
     old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
     old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
     old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
     return p
+
+
+def _add_local(group: argparse._ArgumentGroup) -> None:
+    flags = (
+        ("-l", "--links", "copy symbolic links as such, and replace those in the way"),
+        ("-t", "--times", "set modification times"),
+        ("-o", "--owner", "set the owner, by name; root alone can"),
+        ("-g", "--group", "set the group, by name; unless root, to one of yours"),
+        ("", "--devices", "copy devices; root alone can"),
+        ("", "--specials", "copy fifos and sockets"),
+        ("-H", "--hard-links", "names of one file become names of one file"),
+        ("-A", "--acls", "set POSIX ACLs, and permissions"),
+        ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+        ("", "--numeric-ids", "set owners and groups by number, not by name"),
+        ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
+        ("", "--delete", "delete from folders what the source's do not have; see -n"),
+        ("", "--backup", "keep what is replaced or deleted under its name and ~"),
+    )
+    for short, long, text in flags:
+        group.add_argument(*([short] if short else []), long, action="store_true", help=text)
+    group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
+    for option, metavar, text in (
+        ("exclude", "PATTERN", "leave out what matches, here and there (--delete spares it); the first rule wins"),
+        ("include", "PATTERN", "do not leave out what matches"),
+        ("exclude-from", "FILE", "the same with each line of FILE"),
+        ("include-from", "FILE", "the same with each line of FILE"),
+    ):
+        group.add_argument(
+            f"--{option}",
+            action="append",
+            default=[],
+            type=partial(_rule, option),
+            dest="rules",
+            metavar=metavar,
+            help=text,
+        )
+
+
+def _rule(option: str, text: str) -> tuple[str, bytes]:
+    return option, os.fsencode(text)

@@ -54,6 +54,14 @@ def safe_relative(name: bytes) -> tuple[bytes, ...]:
     raise UnsafeName(name=shown + "..." * (len(name) > COMPONENT_BYTES_MAX), reason=reason)
 
 
+def plain_name(name: bytes) -> bytes:
+    """``name``, which leads nowhere but to something in the folder it is looked up in; UnsafeName if it may."""
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        safe_relative(name)
+        raise UnsafeName(name=printable(name), reason="is a path, not a name")
+    return name
+
+
 def printable(name: bytes | str) -> str:
     """``name`` for a message: one line, no control or bidirectional characters, bytes that are not UTF-8 as ``\\xNN``.
 

@@ -1,72 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""The fetch's engine: decides which groups to be in, and puts what arrives where it belongs. No I/O.
+"""The fetch's engine: what arrives is put together, verified, and handed to its download. No I/O.
 
-outline → compare with what is here → leaves → source → done
+outline → compare with what is here → leaves → source → repair → done
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lcsync import group, plan
-from lcsync._wire import EVENT_COMPLETE, Assembler
-from lcsync.const import SEGMENT_BYTES, SILENCE_S
+from lcsync import _xor
+from lcsync._wire import EVENT_COMPLETE, EVENT_SPILL, Assembler
+from lcsync.channels import Channel, Channels
+from lcsync.const import ALONE_S, EVENTS_AT_ONCE, RUNS_MAX, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.group import Kind
-from lcsync.merkle import node_span
-from lcsync.wire import leaves_geometry, outline_geometry
-
-
-@dataclass(eq=False)
-class Channel:
-    """A group that is joined: segments ``first … first + count`` of an assembler's object."""
-
-    address: bytes
-    kind: Kind
-    download: Download
-    first: int
-    count: int
-    object: int
-    stream: int
-    heard_at: float
-    packets: int = 0
-    step: int = 0  # how often it has been joined again since it was last heard
-
-    @property
-    def span(self) -> range:
-        return range(self.first, self.first + self.count)
-
-
-@dataclass
-class Loss:
-    """Packets by the gaps in their numbers."""
-
-    received: int = 0
-    lost: int = 0
 
 
 class Receiver:
     """Brings downloads to their end in at most ``channels`` groups at once.
 
-    ``update`` gives the addresses to leave and to join; joining again is both.
+    Call ``handle`` while it is ``busy``, and ``update`` after each call and once in a while: it gives the addresses to
+    leave and to join; joining again is both. ``rows``: repair symbols that the assembler has room for.
     """
 
-    def __init__(self, assembler: Assembler, scope: int, channels: int) -> None:
+    def __init__(
+        self, assembler: Assembler, scope: int, channels: int, rows: int, say: Callable[[str], None] | None = None
+    ) -> None:
         self.assembler = assembler
-        self.scope = scope
-        self.limit = channels
+        self.channels = Channels(assembler, scope, channels, rows, say)
         self.downloads: list[Download] = []
-        self.channels: list[Channel] = []
-        self.joins = 0
-        self.rejected = 0  # segments that were complete but wrong
-        self.loss = Loss()
-        self.by_kind = dict.fromkeys(Kind, 0)  # packets
+        self.rejected = 0  # segments that were whole but wrong
+        self.solved = 0  # segments that repair symbols made whole
         self._places: dict[bytes, list[tuple[Download, int]]] = {}  # of lacking segments, the first is asked for
-        self._gathering: dict[int, dict[int, bytes]] = {}  # object of an outline: its parts
         self._owners: dict[int, Download] = {}  # by number in the assembler
+        self._solvable: deque[tuple[Download, int]] = deque()
+        self._alone: dict[tuple[int, int], tuple[float, int]] = {}  # taken from one sender: since when no symbol came
 
     @property
     def done(self) -> bool:
@@ -74,9 +45,11 @@ class Receiver:
 
     def add(self, download: Download) -> None:
         self.downloads.append(download)
+        self.channels.changed = True
 
     def compared(self, download: Download) -> None:
         """``download.compare`` is done: ask for what lacks."""
+        self.channels.changed = True
         download.object = self.assembler.add_object(download.geometry)
         self._owners[download.object] = download
         for segment in np.flatnonzero(download.lack).tolist():
@@ -89,91 +62,214 @@ class Receiver:
                 self._want(download, segment)
 
     def _want(self, download: Download, segment: int) -> None:
+        download.coming[segment] = False
         self.assembler.want(download.object, segment, download.blocks_here(segment))
 
-    def handle(self, events: Iterable[tuple[int, int, int, int]]) -> None:
-        """What the assembler reports."""
-        for kind, number, segment, slot in events:
-            download = self._owners.get(number)
-            if download is not None:
-                self._content(download, kind, segment, slot)
-                continue
-            channel = next((c for c in self.channels if c.object == number), None)
-            if channel is None or channel.download not in self.downloads or kind != EVENT_COMPLETE:
-                self.assembler.release(slot)
-                continue
-            data = bytes(self.assembler.data(slot))
-            self.assembler.release(slot)
-            if channel.kind is Kind.OUTLINE:
-                self._outline(channel, segment, data)
-            else:
-                self._leaves(channel, segment, data)
+    # --- what arrives ---
 
-    def _content(self, download: Download, kind: int, segment: int, slot: int) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to handle."""
+        return self.assembler.pending() or bool(self._solvable)
+
+    def handle(self, now: float) -> None:
+        """Take some of what the assembler has; when that is done, solve a segment.
+
+        That takes some milliseconds. Groups are left before it: what can be solved needs no more symbols.
+        """
+        for _ in range(EVENTS_AT_ONCE):
+            event = self.assembler.event()
+            if event is None:
+                if self._solvable:
+                    self._solve(now)
+                return
+            kind, number, segment, slot = event
+            download = self._owners.get(number)
+            channel = None if download else self.channels.of_object(number)
+            if download is not None:
+                self._content(download, kind, segment, slot, now)
+            elif channel is not None and channel.download in self.downloads:
+                self._hashes(channel, kind, segment, slot, now)
+            elif slot >= 0:
+                self.assembler.release(slot)
+
+    def _content(self, download: Download, kind: int, segment: int, slot: int, now: float) -> None:
         assert download.store is not None
-        data = self.assembler.data(slot)
-        runs = self.assembler.runs(slot)
-        if kind != EVENT_COMPLETE:
-            for offset, length in runs:
-                download.store.write_at(data[offset : offset + length], segment * SEGMENT_BYTES + offset)
-            self.assembler.spilled(slot)
+        if slot < 0:
+            if _xor.ready(self.assembler, download.object, segment, download.segment_hash(segment)):
+                download.coming[segment] = True
+                self._solvable.append((download, segment))
+                self.channels.look_at(download, segment)
             return
-        if download.take(segment, data, runs):
-            places = self._places.pop(download.segment_hash(segment), [])
-            for other, at in places:
+        data = self.assembler.data(slot)
+        if kind == EVENT_SPILL:
+            for offset, length in self.assembler.runs(slot):
+                download.store.write_at(data[offset : offset + length], segment * SEGMENT_BYTES + offset)
+            self.assembler.release(slot)
+            return
+        runs = self.assembler.runs(slot)
+        download.fill(segment, data, runs)
+        self._whole(download, segment, slot, data, runs, now)
+
+    def _solve(self, now: float) -> None:
+        """Restore one of the segments that can be."""
+        download, segment = self._solvable.popleft()
+        if download.object < 0 or not download.coming[segment]:
+            return
+        slot = _xor.begin(self.assembler, download.object, segment)
+        if slot < 0:  # slots that wait to be written out come first
+            self._solvable.append((download, segment))
+            return
+        data, runs = self.assembler.data(slot), self.assembler.runs(slot)
+        new = self.assembler.runs(slot, True)
+        if not runs:  # what lacks is read too, in one go, and then solved
+            download.fill(segment, data, [])
+        else:
+            download.fill(segment, data, new)
+        _xor.restore(self.assembler, slot, download.segment_hash(segment))
+        self.solved += 1
+        if len(new) > RUNS_MAX:
+            new = [(0, len(data))]
+        self._whole(download, segment, slot, data, new, now, solved=True)
+
+    def _whole(
+        self,
+        download: Download,
+        segment: int,
+        slot: int,
+        data: memoryview,
+        runs: Sequence[tuple[int, int]],
+        now: float,
+        solved: bool = False,
+    ) -> None:
+        """A segment is whole, ``runs`` of it are not in the store yet: see that it is right."""
+        right = download.take(segment, data, runs)
+        download.coming[segment] = False
+        if right:
+            for other, at in self._places.pop(download.segment_hash(segment), []):
                 if (other, at) != (download, segment):
                     other.take_copy(at, data)
-            self.assembler.release(slot)
-        else:
-            self.rejected += 1
-            self.assembler.release(slot)
+        self.assembler.release(slot)
+        self.channels.look_at(download, segment)
+        if not right:
+            if solved and (download.object, segment) in self._alone:
+                download.plain[segment] = True  # one forged repair symbol spoils all that lacks, a source symbol itself
+            self._wrong(download.object, segment, now)
             if download.leaves(segment) is not None:
                 self._want(download, segment)
             else:
                 self._ask_leaves(download, segment)
+        elif self._alone:
+            self._alone.pop((download.object, segment), None)
+
+    def _wrong(self, number: int, segment: int, now: float) -> None:
+        """Somebody sent wrong symbols: find out who, by taking the segment from one sender at a time."""
+        self.rejected += 1
+        self.assembler.blame(number, segment)
+        self._alone[number, segment] = (now, -1)
 
     def _ask_leaves(self, download: Download, segment: int) -> None:
         """Have the block hashes come, that one bad symbol may cost one block."""
         download.asked[segment] = True
-        for channel in self.channels:
+        self.channels.changed = True
+        for channel in self.channels.open:
             if channel.kind is Kind.LEAVES and channel.download is download and segment in channel.span:
-                self.assembler.want(channel.object, segment - channel.first)
+                self.assembler.want(channel.object, channel.part_of(segment))
 
-    def _outline(self, channel: Channel, part: int, data: bytes) -> None:
-        parts = self._gathering.setdefault(channel.object, {})
-        parts[part] = data
-        if len(parts) < channel.count:
-            return
-        del self._gathering[channel.object]
-        outline = b"".join(parts[i] for i in range(channel.count))
+    def _hashes(self, channel: Channel, kind: int, part: int, slot: int, now: float) -> None:
+        """A part of a list of hashes: whole, or on its way."""
+        if slot < 0:
+            if not _xor.ready(self.assembler, channel.object, part, channel.ident):
+                return
+            slot = _xor.begin(self.assembler, channel.object, part)
+            if slot < 0:
+                self.assembler.want(channel.object, part)  # no room: so it comes again
+                return
+        data = self.assembler.data(slot)
+        kept = channel.part(part)
+        for offset, length in self.assembler.runs(slot):
+            kept[offset : offset + length] = data[offset : offset + length]
+        if kind != EVENT_SPILL:
+            if kind != EVENT_COMPLETE:
+                data[:] = kept
+                _xor.restore(self.assembler, slot, channel.ident)
+                kept[:] = data
+            if not (self._outline if channel.kind is Kind.OUTLINE else self._leaves)(channel, part):
+                self._wrong(channel.object, part, now)
+                self.assembler.want(channel.object, part)
+            self.channels.changed = True
+        self.assembler.release(slot)
+
+    def _outline(self, channel: Channel, part: int) -> bool:
+        channel.here.add(part)
+        assert channel.hashes is not None
+        if len(channel.here) < channel.hashes.segments:
+            return True
+        outline = b"".join(channel.part(i) for i in range(channel.hashes.segments))
         if not channel.download.set_outline(outline):
-            self.rejected += 1
-            for i in range(channel.count):
-                self.assembler.want(channel.object, i)
-            return
-        for other in self.downloads:
-            if other.root == channel.download.root and other.nodes is None:
-                other.set_outline(outline)
+            for other in channel.here - {part}:  # which of them is wrong can't be told
+                self.assembler.want(channel.object, other)
+            channel.here.clear()
+            return False
+        for other_download in self.downloads:
+            if other_download.root == channel.download.root and other_download.nodes is None:
+                other_download.set_outline(outline)
+        return True
 
-    def _leaves(self, channel: Channel, segment: int, data: bytes) -> None:
-        download, at = channel.download, channel.first + segment
-        if not download.asked[at]:
-            return
+    def _leaves(self, channel: Channel, part: int) -> bool:
+        download, per = channel.download, channel.leaves_bytes
+        assert channel.hashes is not None
+        part_bytes, hashes, right = channel.hashes.segment_bytes, channel.part(part), True
+        first = channel.first + part * part_bytes // per
+        for at in range(first, min(first + part_bytes // per, channel.span.stop)):
+            if download.asked[at]:
+                start = (at - first) * per
+                right = self._segment_leaves(download, at, bytes(hashes[start : start + per])) and right
+        return right
+
+    def _segment_leaves(self, download: Download, at: int, data: bytes) -> bool:
         if not download.set_leaves(at, data):
-            self.rejected += 1
-            self.assembler.want(channel.object, segment)
-        elif download.lack[at]:
+            return False
+        if download.lack[at]:
             self._want(download, at)
-        else:
-            for other, place in self._places.pop(download.segment_hash(at), []):
-                if (other, place) != (download, at):
-                    assert download.store is not None
-                    size = download.geometry.segment_size(at)
-                    other.take_copy(place, memoryview(download.store.read_at(size, at * SEGMENT_BYTES)))
+            return True
+        for other, place in self._places.pop(download.segment_hash(at), []):
+            if (other, place) != (download, at):
+                assert download.store is not None
+                size = download.geometry.segment_size(at)
+                other.take_copy(place, memoryview(download.store.read_at(size, at * SEGMENT_BYTES)))
+        return True
+
+    # --- time and groups ---
+
+    def update(self, now: float) -> tuple[list[bytes], list[bytes]]:
+        """Groups to leave and groups to join now. Call it after ``handle``, and once in a while."""
+        for (number, segment), (since, left) in list(self._alone.items()):
+            self._look_at_sender(number, segment, since, left, now)
+        return self.channels.update(now, self.downloads)
+
+    def _look_at_sender(self, number: int, segment: int, since: float, left: int, now: float) -> None:
+        """A segment that is taken from one sender alone: who brings nothing of it gives way to the next."""
+        download = self._owners.get(number)
+        channel = None if download else self.channels.of_object(number)
+        if (download is None or not download.lack[segment]) and channel is None:
+            del self._alone[number, segment]
+            return
+        lacks = self.assembler.lacks(number, segment)
+        if lacks != left:
+            self._alone[number, segment] = (now, lacks)
+        elif now - since >= ALONE_S:
+            self._alone[number, segment] = (now, -1)
+            self.assembler.try_next(number, segment)
+            if download is not None:
+                self._want(download, segment)
+            else:
+                self.assembler.want(number, segment)
 
     def finish(self, download: Download) -> None:
         """Forget a download that is done, or given up: others take over what they waited for in it."""
         self.downloads.remove(download)
+        self.channels.forget(download)
         if download.object >= 0:
             for segment in np.flatnonzero(download.lack).tolist():
                 self._hand_over(download, segment)
@@ -193,118 +289,6 @@ class Receiver:
             other.elsewhere[at] = False
             self._want(other, at)
 
-    # --- groups ---
-
-    def _needed(self, channel: Channel) -> bool:
-        download = channel.download
-        if download not in self.downloads:
-            return False
-        if channel.kind is Kind.OUTLINE:
-            return download.nodes is None
-        span = slice(channel.first, channel.first + channel.count)
-        if channel.kind is Kind.LEAVES:
-            return bool(download.asked[span].any())
-        return bool(self._sought(download)[span].any())
-
-    @staticmethod
-    def _sought(download: Download) -> plan.Segments:
-        """Segments to take from source groups: lacking, and not on their way for another place."""
-        return download.lack & ~download.asked & ~download.elsewhere
-
-    def update(self, now: float) -> tuple[list[bytes], list[bytes]]:
-        """Groups to leave and groups to join now. Call it after events and once in a while."""
-        leaves = []
-        joins = []
-        for channel in [c for c in self.channels if not self._needed(c)]:
-            self._close(channel)
-            leaves.append(channel.address)
-        for channel in self.channels:
-            packets, _ = self.assembler.stream_counts(channel.stream)
-            if packets != channel.packets:
-                channel.packets, channel.heard_at, channel.step = packets, now, 0
-            elif now - channel.heard_at >= SILENCE_S[min(channel.step, len(SILENCE_S) - 1)]:
-                channel.heard_at = now
-                channel.step += 1
-                leaves.append(channel.address)
-                joins.append(channel.address)
-        for download in self.downloads:
-            if len(self.channels) >= self.limit:
-                break
-            joins += self._open_for(download, now)
-        self.joins += len(joins)
-        return leaves, joins
-
-    def _open_for(self, download: Download, now: float) -> list[bytes]:
-        """Open the channels that bring what ``download`` lacks, as far as there is room."""
-        mine = [c for c in self.channels if c.download is download]
-        wishes: list[tuple[Kind, int, int]] = []
-        if download.nodes is None:
-            if not mine:
-                wishes.append((Kind.OUTLINE, 0, 0))
-        elif download.ready and download.lack.any():
-            asked, sought = download.asked.copy(), self._sought(download)
-            for channel in mine:
-                span = slice(channel.first, channel.first + channel.count)
-                (asked if channel.kind is Kind.LEAVES else sought)[span] = False
-            if asked.any():
-                wishes += [(Kind.LEAVES, *node) for node in plan.leaves_nodes(asked)]
-            if sought.any():
-                wishes += [(Kind.SOURCE, *node) for node in plan.source_nodes(sought)]
-        joined = {c.address for c in self.channels}
-        out = []
-        for kind, level, node in wishes:
-            if len(self.channels) >= self.limit:
-                break
-            ident = download.root if download.nodes is None else download.nodes[level][node].tobytes()
-            address = group.address(group.group_id(kind, download.symbol_bytes, ident), self.scope)
-            if address not in joined:  # else it is on its way for another download
-                self._open(kind, ident, address, download, level, node, now)
-                out.append(address)
-        return out
-
-    def _open(
-        self, kind: Kind, ident: bytes, address: bytes, download: Download, level: int, node: int, now: float
-    ) -> None:
-        """Expect a group's packets."""
-        if kind is Kind.SOURCE:
-            span = node_span(level, node, len(download.outline))
-            number, base = download.object, 0
-        elif kind is Kind.LEAVES:
-            span = node_span(level, node, len(download.outline))
-            number, base = self._leaves_object(download, span), span.start
-        else:
-            geometry = outline_geometry(download.geometry.segments, download.symbol_bytes)
-            span = range(geometry.segments)
-            number, base = self.assembler.add_object(geometry), 0
-            for part in span:
-                self.assembler.want(number, part)
-        toi = group.toi(kind, download.symbol_bytes, ident)
-        stream = self.assembler.add_stream(toi, number, span.start - base, len(span))
-        self.channels.append(Channel(address, kind, download, span.start, len(span), number, stream, now))
-
-    def _leaves_object(self, download: Download, span: range) -> int:
-        per = SEGMENT_BYTES // download.block_bytes
-        blocks = min(span.stop * per, -(-download.length // download.block_bytes)) - span.start * per
-        number = self.assembler.add_object(leaves_geometry(blocks, download.block_bytes, download.symbol_bytes))
-        for segment in span:
-            if download.asked[segment]:
-                self.assembler.want(number, segment - span.start)
-        return number
-
-    def _close(self, channel: Channel) -> None:
-        packets, lost = self.assembler.stream_counts(channel.stream)
-        self.loss.received += packets
-        self.loss.lost += lost
-        self.by_kind[channel.kind] += packets
-        self.assembler.remove_stream(channel.stream)
-        if channel.kind is not Kind.SOURCE:
-            self.assembler.remove_object(channel.object)
-        self._gathering.pop(channel.object, None)
-        self.channels.remove(channel)
-
     def close(self) -> list[bytes]:
         """Give up everything; returns the addresses to leave."""
-        out = [channel.address for channel in self.channels]
-        for channel in list(self.channels):
-            self._close(channel)
-        return out
+        return self.channels.close()

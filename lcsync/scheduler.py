@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""Who sends next: round-robin over the streams whose groups have a listener, by token buckets."""
+"""Who sends next: round-robin over the streams whose groups have a listener, by token buckets.
+
+A stream that was silent comes before those that go on, with a short first burst: so a name, or a small file, is sent
+whole before the next segments of large ones.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
 
-from lcsync.const import BURST_S, CATCH_UP_S, TURN_STREAMS
+from lcsync.const import BURST_S, CATCH_UP_S, FIRST_BURST_PACKETS, SILENT_S, TURN_PACKETS, TURN_STREAMS
 from lcsync.sender import Stream
+
+UNLIMITED = float("inf")
 
 # Tells, for streams, which of their groups have a listener now: asks the trackers, in bulk.
 Ask = Callable[[Sequence[Stream]], Sequence[bool]]
@@ -21,20 +27,33 @@ class Scheduler:
         self.packet_bits = packet_bits
         self.batch_packets = batch_packets
         self.running: dict[Stream, int] = {}  # with the number of its entry in the queue that counts
+        self.hurry = False  # the last turn took too long: the next ones are to be short
         self._queue: list[tuple[float, int, Stream]] = []
         self._sequence = 0
         self._free_at = 0.0  # when the bucket over all groups is no longer in debt
+        self._first: set[Stream] = set()  # those whose next burst is their first one
 
     def start(self, stream: Stream, now: float) -> None:
         """Put a stream on the run list, or tell a running one of a new listener."""
+        hurry = stream.restart(now, stream in self.running)
         due = max(now, stream.free_at)  # however often somebody joins, the rate holds
-        hurry = stream.restart(now)
-        if stream not in self.running or (hurry and due < stream.due):
+        if stream not in self.running:
+            if now >= stream.free_at + SILENT_S:  # else who leaves and joins all the time would hold up the others
+                self._first.add(stream)
+                due = -UNLIMITED
+            self._push(stream, due)
+        elif hurry and due < stream.due:
             self._push(stream, due)
 
     def stop(self, stream: Stream) -> None:
         """Take a stream off the run list: what it sends is no longer offered."""
         self.running.pop(stream, None)
+        self._first.discard(stream)
+
+    def put_off(self, stream: Stream, until: float) -> None:
+        """Do not ask a stream before ``until``."""
+        if stream in self.running:
+            self._push(stream, max(stream.due, until))
 
     def _push(self, stream: Stream, due: float) -> None:
         stream.due = due
@@ -50,35 +69,54 @@ class Scheduler:
         if self._free_at > now:
             return []
         ready: list[Stream] = []
-        while self._queue and self._queue[0][0] <= now and len(ready) < TURN_STREAMS:
+        limits: list[int] = []
+        count = packets = 0
+        most = 1 if self.hurry else TURN_PACKETS
+        while self._queue and self._queue[0][0] <= now and count < TURN_STREAMS and packets < most:
             _, entry, stream = heapq.heappop(self._queue)
-            if self.running.get(stream) == entry:
-                ready.append(stream)
-        out = []
-        for stream, active in zip(ready, ask(ready) if ready else (), strict=True):
-            if active:
-                out.append((stream, self._burst(stream)))
-            else:
+            if stream in self.running and self.running[stream] == entry:
+                limit = self.batch_packets
+                if stream.rate_bps != UNLIMITED or stream in self._first:
+                    limit = self._burst(stream)
+                ready += (stream,)  # no call of append, here and below: at full speed calls are what a turn costs
+                limits += (limit,)
+                count += 1
+                packets += limit
+        if not ready:
+            return []
+        active = ask(ready)
+        if False not in active:
+            return [*zip(ready, limits, strict=True)]
+        for stream, is_active in zip(ready, active, strict=True):
+            if not is_active:
                 self.stop(stream)
-        return out
+        return [(stream, limit) for stream, limit in zip(ready, limits, strict=True) if stream in self.running]
 
     def _burst(self, stream: Stream) -> int:
-        rate = min(stream.rate_bps, self.bwlimit_bps)
-        if rate == float("inf"):
-            return self.batch_packets
-        return max(1, min(self.batch_packets, int(rate * BURST_S / self.packet_bits)))
+        most = self.batch_packets
+        if stream in self._first:
+            most = min(FIRST_BURST_PACKETS, most)
+        rate = stream.rate_bps if stream.rate_bps < self.bwlimit_bps else self.bwlimit_bps
+        return most if rate == UNLIMITED else max(1, min(most, int(rate * BURST_S / self.packet_bits)))
 
     def sent(self, stream: Stream, bits: int, wish: float, now: float) -> None:
         """A stream sent ``bits`` and wants to go on at ``wish`` (infinity: never)."""
-        self._free_at = max(self._free_at, now - CATCH_UP_S) + bits / self.bwlimit_bps
-        if wish == float("inf"):
+        late = now - CATCH_UP_S
+        self._free_at = (self._free_at if self._free_at > late else late) + bits / self.bwlimit_bps
+        if stream in self._first:
+            self._first.discard(stream)
+        if wish == UNLIMITED:
             self.stop(stream)
-        else:
-            stream.free_at = max(stream.free_at, now - CATCH_UP_S) + bits / stream.rate_bps
-            self._push(stream, max(stream.free_at, wish) if wish > now else stream.free_at)
+            return
+        free_at = stream.free_at = (stream.free_at if stream.free_at > late else late) + bits / stream.rate_bps
+        due = stream.due = wish if wish > now and wish > free_at else free_at
+        self._sequence += 1
+        self.running[stream] = self._sequence
+        heapq.heappush(self._queue, (due, self._sequence, stream))
 
     def next_time(self) -> float | None:
         """When ``turn`` has something to do again."""
         if not self._queue:
             return None
-        return max(self._queue[0][0], self._free_at)
+        due = self._queue[0][0]
+        return due if due > self._free_at else self._free_at

@@ -4,9 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
 from lcsync._wire import Batch, Geometry
-from lcsync.const import NAME_INTERVALS_S, ROUND_GAPS_S
+from lcsync.const import (
+    NAME_INTERVALS_S,
+    REPAIR_VISIT_SYMBOLS,
+    REST_S,
+    ROUND_S,
+    SLOW_START_PART,
+    SLOW_START_S,
+    SLOW_START_SYMBOLS,
+)
+from lcsync.fountain import Fountain
+
+DOUBLED_MAX = 64.0  # times: more than any rate there is
 
 # Gives the bytes of one segment, None if it no longer has the content that it is sent under.
 Loader = Callable[[int], "bytes | bytearray | memoryview | None"]
@@ -29,8 +42,8 @@ class Stream:
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
 
-    def restart(self, now: float) -> bool:
-        """A new listener: whether the stream wants to be served at once."""
+    def restart(self, now: float, running: bool) -> bool:
+        """A new listener, perhaps the first one: whether the stream wants to be served at once."""
         return False
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
@@ -56,7 +69,7 @@ class NameStream(Stream):
         self.manifest = manifest
         self.step = 0
 
-    def restart(self, now: float) -> bool:
+    def restart(self, now: float, running: bool) -> bool:
         self.step = 0
         return True
 
@@ -70,11 +83,41 @@ class NameStream(Stream):
         return now + NAME_INTERVALS_S[self.step]
 
 
-class SymbolStream(Stream):
-    """Source symbols of the segments under a node, in order, round and round.
+class SlowStart:
+    """The rate of what is sent though nobody may want it any more: low at first, for a leave takes its time, and
+    doubled again and again while somebody stays.
 
-    A short round is followed by a rest, longer each time: who joined leaves after
-    one round, and what is sent between "enough" and the arrival of the leave is waste.
+    ``symbols``: those of the group; it begins with a part of them, so that what is sent in vain is a small part, too.
+    """
+
+    def __init__(self, symbols: int, packet_bits: int, most_bps: float) -> None:
+        self._first_bps = max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits
+        self._most_bps = most_bps
+        self._since = 0.0
+
+    def begin(self, now: float) -> float:
+        self._since = now
+        return self.rate_bps(now)
+
+    def rate_bps(self, now: float) -> float:
+        doubled = min(max(0.0, now - self._since) / SLOW_START_S, DOUBLED_MAX)
+        return float(min(self._most_bps, self._first_bps * 2.0**doubled))
+
+
+@dataclass
+class Repair:
+    """What repair symbols are made by: ``seed(segment)`` is that of their coefficients."""
+
+    seed: Callable[[int], bytes]
+    fountain: Fountain
+
+
+class SymbolStream(Stream):
+    """Symbols of the segments ``first`` … ``first + count`` of an object, in order, round and round.
+
+    With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
+    leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
+    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``.
     """
 
     def __init__(
@@ -84,40 +127,88 @@ class SymbolStream(Stream):
         toi: bytes,
         tsi: int,
         rate_bps: float,
+        packet_bits: int,
         geometry: Geometry,
         first: int,
         count: int,
         load: Loader,
+        *,
+        source: bool = True,
+        repair: Repair | None = None,
+        at: int = 0,
     ) -> None:
         super().__init__(ifindex, address, toi, tsi, rate_bps)
+        if not source and repair is None:
+            raise ValueError("a stream of no symbols")
         self.geometry = geometry
         self.first, self.count = first, count
         self.load = load
-        self.round = self.sbn = self.esi = 0
-        self._round_at = 0.0  # when the round began
+        self.repair = repair
+        # all segments are full but the last one of an object
+        self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
+        self.left = 0  # packets until all who listen have been sent a whole round
+        self.sbn, self.esi = at % count, 0
+        self._source = source
+        self._most_bps = rate_bps
+        slow_bps = min(rate_bps, self.round * packet_bits / ROUND_S) if source else rate_bps
+        self._slow = SlowStart(self.round, packet_bits, slow_bps)
+        self._visited = 0  # repair symbols sent in this visit
 
-    def restart(self, now: float) -> bool:
-        self.round = 0
-        return self.sbn == self.esi == 0
+    def restart(self, now: float, running: bool) -> bool:
+        if self._source:
+            if not self.left:  # what the slow start owes is no reason to wait
+                self.free_at = min(self.free_at, now)
+            self.left = self.round
+            self.rate_bps = self._most_bps
+        elif not running:
+            self.rate_bps = self._slow.begin(now)
+        return self._source
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
+        if self.left:
+            return self._fill_source(batch, limit, now)
+        self.rate_bps = self._slow.rate_bps(now)
+        if self.repair is None:
+            return self._fill_source(batch, limit, now)
+        return self._fill_repair(self.repair, batch, limit, now)
+
+    def _fill_source(self, batch: Batch, limit: int, now: float) -> float:
         segment = self.first + self.sbn
         data = self.load(segment)
         if data is None:
-            return float("inf")
-        if self.sbn == self.esi == 0:
-            self._round_at = now
+            return inf
         total = self.geometry.symbols(segment)
         count = min(limit, total - self.esi)
         batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
         self._count(count)
         self.esi += count
-        if self.esi < total:
-            return now
-        self.esi = 0
-        self.sbn += 1
-        if self.sbn < self.count:
-            return now
-        self.sbn = 0
-        self.round += 1
-        return max(now, self._round_at + ROUND_GAPS_S[min(self.round, len(ROUND_GAPS_S)) - 1])
+        if self.esi == total:
+            self._next_segment()
+        if self.left:
+            self.left = max(0, self.left - count)
+            if not self.left:
+                self.rate_bps = self._slow.begin(now + REST_S)
+                return now + REST_S
+        return now
+
+    def _next_segment(self) -> None:
+        self.esi = self._visited = 0
+        self.sbn = (self.sbn + 1) % self.count
+
+    def _fill_repair(self, repair: Repair, batch: Batch, limit: int, now: float) -> float:
+        segment = self.first + self.sbn
+        seed = repair.seed(segment)
+        visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
+        made = repair.fountain.ahead(seed, segment)
+        if made is None:
+            data = self.load(segment)
+            if data is None:
+                return inf
+            made = repair.fountain.make(self.geometry, segment, seed, data)
+        count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
+        repair.fountain.keep(seed, segment, made)
+        self._count(count)
+        self._visited += count
+        if self._visited >= visit:
+            self._next_segment()
+        return now

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import secrets
 import select
 import socket
@@ -16,18 +17,30 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from lcsync import _udp, group, net
-from lcsync._wire import Batch
 from lcsync.cache import TreeCache
-from lcsync.const import CHECK_FILE_S, HEAR_S, LOOK_PART, MALI_S, SCOPES, STARTUP_NAMES, TICK_S
+from lcsync.const import (
+    CHECK_FILE_S,
+    HEAR_S,
+    LOOK_PART,
+    MALI_S,
+    NAP_S,
+    SCOPES,
+    SEND_FAILED_S,
+    STARTUP_NAMES,
+    TICK_S,
+    TURN_S,
+)
 from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.gate import Gate
 from lcsync.group import Kind
-from lcsync.index import Index, Item, SegmentCache
+from lcsync.index import Index
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
 from lcsync.paths import printable
+from lcsync.segments import SegmentCache
 from lcsync.share import Offer, Share
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
@@ -50,6 +63,8 @@ class Options:
     mtu: int
     bwlimit_bps: float
     delay_s: float = 0.0
+    min_receivers: int = 0
+    max_wait_s: float = math.inf
     interfaces: Sequence[str] = ()
     tracker: Choice = Choice()  # noqa: RUF009 - it is frozen
     mld: bool | None = None  # None: where the listener may be opened
@@ -70,7 +85,9 @@ class Server:
         self.options = options
         self.cache = SegmentCache()
         self.ports: list[Link] = []
+        self._senders: dict[int, tuple[Link, _udp.Sender]] = {}
         self._changes = Changes()
+        self._poll = select.epoll()
         self._pool = ThreadPoolExecutor(1)
         self._look: Future[Index | None] | None = None
         self._look_at = 0.0
@@ -99,8 +116,15 @@ class Server:
             self.options.say(line)
         now = time.monotonic()
         self.share = Share(
-            self._offer(), SCOPES[options.scope], secrets.randbits(48), options.bwlimit_bps, options.delay_s
+            self._offer(),
+            SCOPES[options.scope],
+            secrets.randbits(48),
+            options.bwlimit_bps,
+            options.delay_s,
+            Gate(options.min_receivers, options.max_wait_s) if self.mld else Gate(),
         )
+        if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
+            self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
         for port in self.ports:
             tracker = self._start(port, now)
         if options.verbose:
@@ -140,6 +164,7 @@ class Server:
         except ValueError as error:
             raise UsageError(reason=str(error)) from None
         index = port.interface.index
+        self._senders[index] = port, _udp.Sender(port.sock.fileno(), self.options.port, index)
         membership = Membership(self.share.table, tracker, now)
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
@@ -151,7 +176,7 @@ class Server:
 
     def _offer(self) -> Offer:
         items = self.index.items
-        by_tree: dict[int, Item] = {id(item.tree): item for item in items}
+        by_tree = {item.tree: item for item in items}
         big = [item.tree for item in items if item.inline is None]
         symbol = symbol_bytes(self.options.mtu)
 
@@ -160,8 +185,8 @@ class Server:
             self._asked = True
             return None if item.looks_changed() else item.manifest(symbol)
 
-        def load(tree: Tree, segment: int) -> bytes | None:
-            data = self.cache.load(by_tree[id(tree)], segment)
+        def load(tree: Tree, segment: int) -> memoryview | None:
+            data = self.cache.load(by_tree[tree], segment)
             self._asked = self._asked or data is None
             return data
 
@@ -169,35 +194,82 @@ class Server:
 
     # --- the loop ---
 
+    def _wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Until something can be read, or so long. epoll counts whole milliseconds: the last ones are slept."""
+        if seconds > NAP_S and (ready := self._poll.poll(seconds - NAP_S)):
+            return ready
+        time.sleep(max(0.0, min(seconds, NAP_S)))
+        return self._poll.poll(0)
+
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
         self._readers = self._who_hears()
-        tick_at = refresh_at = 0.0
+        scheduler = self.share.scheduler
+        waits = self.share.gate.closed
+        timer_at = tick_at = refresh_at = 0.0
+        now = time.monotonic()
         while True:
-            now = time.monotonic()
-            due = self.share.scheduler.next_time()
-            until = min(tick_at, tick_at if due is None else due, *(port.next_timer() for port in self.ports))
-            ready, _, _ = select.select([self._changes, *self._readers], [], [], max(0.0, until - now))
-            now = time.monotonic()
-            if self._changes in ready and self._changes.read():
-                self._look_at_interfaces(now)
-            hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
-            for port in hearing.values():
-                port.hear(self.share.hear, HEAR_S / len(hearing))
-            for port in self.ports:
-                port.speak(now)
-            for stream, batch in self.share.transmit(now):
-                self._send(stream.ifindex, batch, stream.address)
-            if now >= tick_at:
-                self._tick(now)
-                tick_at = now + TICK_S
-                if not self.mld and now >= refresh_at:
-                    refresh_at = now + MALI_S / 4
-                    for port in self.ports:
-                        self.share.refresh_all(port.interface.index)
+            before, now = now, time.monotonic()
+            due = scheduler.next_time()
+            if due is None or due > now:
+                until = timer_at if due is None or timer_at < due else due
+                ready = self._wait(until - now)
+                now = time.monotonic()
+            else:
+                ready = self._poll.poll(0)
+                scheduler.hurry = now - before > TURN_S
+            if ready:
+                self._hear([fd for fd, _ in ready], now)
+            if ready or now >= timer_at:
+                for port in self.ports:
+                    port.speak(now)
+                if now >= tick_at:
+                    self._tick(now)
+                    tick_at = now + TICK_S
+                    if not self.mld and now >= refresh_at:
+                        refresh_at = now + MALI_S / 4
+                        for port in self.ports:
+                            self.share.refresh_all(port.interface.index)
+                timers = [port.next_timer() for port in self.ports]
+                timer_at = min(tick_at, self.share.gate.opens_at if waits else math.inf, *timers)
+            self._transmit(now)
+            if waits and not self.share.gate.closed:
+                waits = False
+                self.options.say(str(self.share.gate))
 
-    def _who_hears(self) -> dict[int | Changes, Link]:
-        return {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
+    def _hear(self, ready: Sequence[int], now: float) -> None:
+        if self._changes.fileno() in ready and self._changes.read():
+            self._look_at_interfaces(now)
+        hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
+        for port in hearing.values():
+            port.hear(self.share.hear, HEAR_S / len(hearing))
+
+    def _transmit(self, now: float) -> None:
+        """Send what is due; what fails is said once, until it works again."""
+        for stream, batch in self.share.transmit(now):
+            port, sender = self._senders[stream.ifindex]
+            try:
+                sender.send(batch, stream.address)
+                if port.failed or not sender.whole:
+                    large = f"packets of {self.options.mtu} bytes do not fit now, and go in fragments; choose a --mtu"
+                    self._tell(port, "" if sender.whole else large)
+            except OSError as error:
+                self.share.put_off(stream, now + SEND_FAILED_S)
+                self._tell(port, f"sending failed: {error.strerror}; going on as soon as it works")
+
+    def _tell(self, port: Link, trouble: str) -> None:
+        if trouble and trouble != port.failed:
+            self.options.say(f"{port.interface.name}: {trouble}")
+        port.failed = trouble
+
+    def _who_hears(self) -> dict[int, Link]:
+        """The descriptors to read MLD from; all are watched from now on."""
+        readers = {fd: port for port in self.ports if port.listener for fd in port.listener.filenos()}
+        self._poll.close()
+        self._poll = select.epoll()
+        for fd in (self._changes.fileno(), *readers):
+            self._poll.register(fd, select.EPOLLIN)
+        return readers
 
     def _look_at_interfaces(self, now: float) -> None:
         """Something changed: let go of interfaces that are gone, take in those that came."""
@@ -206,6 +278,7 @@ class Server:
             self.options.say(f"{port.interface.name}: is gone")
             self.ports.remove(port)
             self.share.remove_port(port.interface.index)
+            del self._senders[port.interface.index]
             port.close()
         for port in self.ports:
             port.look(now)
@@ -225,18 +298,6 @@ class Server:
         self.ports.append(port)
         self._start(port, now)
         self.options.say(f"{name}: sharing there too")
-
-    def _send(self, ifindex: int, batch: Batch, address: bytes) -> None:
-        port = next(p for p in self.ports if p.interface.index == ifindex)
-        try:
-            _udp.send(port.sock.fileno(), batch, address, self.options.port, ifindex)
-            port.failed = ""
-        except OSError as error:
-            if port.failed != (error.strerror or str(error)):
-                port.failed = error.strerror or str(error)
-                self.options.say(
-                    f"{port.interface.name}: sending failed: {error.strerror}; going on as soon as it works"
-                )
 
     def _tick(self, now: float) -> None:
         self.share.tick(now)
@@ -268,6 +329,7 @@ class Server:
     def _renew(self, fresh: Index, now: float) -> None:
         news = [line for line in fresh.skipped if line not in self.index.skipped]
         self.index = fresh
+        self.cache.close_files()
         self._asked = any(item.changed for item in fresh.items)
         for line in news:
             self.options.say(line)
@@ -287,7 +349,9 @@ class Server:
         for port in self.ports:
             port.close()
         self.ports = []
+        self.cache.close_files()
         self._changes.close()
+        self._poll.close()
 
     def summary(self) -> str:
         """What was sent, in a line."""

@@ -13,16 +13,18 @@ import numpy as np
 
 from lcsync import group
 from lcsync._wire import BATCH_PACKETS, Batch
-from lcsync.const import HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.const import ESIS, HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.fountain import Fountain
+from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.membership import Membership
-from lcsync.merkle import Tree, node_span
+from lcsync.merkle import Tree, node_span, split_level
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Stream, SymbolStream
+from lcsync.sender import NameStream, Repair, Stream, SymbolStream
 from lcsync.table import Group, GroupTable
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
-from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
+from lcsync.wire import hashes_geometry, source_geometry
 
 
 @dataclass
@@ -57,9 +59,12 @@ class Port:
 
 
 class Share:
-    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run."""
+    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run, random."""
 
-    def __init__(self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0, gate: Gate | None = None
+    ) -> None:
+        self.gate = Gate() if gate is None else gate  # for all but manifests
         self.scope = scope
         self.tsi = tsi
         self.bwlimit_bps = bwlimit_bps
@@ -69,6 +74,7 @@ class Share:
         self.ports: dict[int, Port] = {}
         self.sent = dict.fromkeys(Kind, 0)  # bytes with IPv6 and UDP headers, by kind of group
         self.packets = 0
+        self._fountain = Fountain(tsi % ESIS)
         self._batch = Batch(offer.symbol_bytes)
         self._kinds: dict[bytes, Kind] = {}
         self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
@@ -103,7 +109,10 @@ class Share:
     def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
         """One ICMPv6 message from a listener socket."""
         port = self.ports[ifindex]
-        for number in port.membership.receive(source, message, now):
+        new = port.membership.receive(source, message, now)
+        if self.gate.closed and any(self.table.group(number).kind is not Kind.NAME for number in new):
+            self.gate.joined(source, now)  # who is only in a name's group would miss the start
+        for number in new:
             self._start(port, number, now)
 
     def open_all(self, ifindex: int, now: float) -> None:
@@ -161,32 +170,40 @@ class Share:
 
     def transmit(self, now: float) -> Iterator[tuple[Stream, Batch]]:
         """The packets that are due; a batch is good until the next one is asked for."""
-        for stream, limit in self.scheduler.turn(self._ask, now):
-            self._batch.clear()
-            wish = stream.fill(self._batch, limit, now)
-            size = self._batch.bytes_on_wire()
+        batch, scheduler = self._batch, self.scheduler
+        if self.gate.closed and self.gate.opens(now):
+            for port in self.ports.values():
+                for stream in port.streams.values():
+                    if stream not in scheduler.running:
+                        scheduler.start(stream, now)
+        for stream, limit in scheduler.turn(self._ask, now):
+            batch.clear()
+            wish = stream.fill(batch, limit, now)
+            size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
-            self.packets += len(self._batch)
-            self.scheduler.sent(stream, size * 8, wish, now)
+            self.packets += batch.count
+            scheduler.sent(stream, size * 8, wish, now)
             if size:
-                yield stream, self._batch
+                yield stream, batch
+        batch.clear()
+
+    def put_off(self, stream: Stream, until: float) -> None:
+        """Ask a stream no more before ``until``: what it gave last could not be sent."""
+        self.scheduler.put_off(stream, until)
 
     def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
+        """Which of them have a listener. At full speed the calls here are a part of what sending costs."""
+        addresses = np.ndarray((len(streams), 16), np.uint8, b"".join([stream.address for stream in streams]))
         if len(self.ports) == 1:
-            return self._ask_port(next(iter(self.ports.values())), streams)
+            for port in self.ports.values():
+                return list(port.tracker.active_many(addresses))
         out = [False] * len(streams)
         for port in self.ports.values():
-            mine = [i for i, s in enumerate(streams) if s.ifindex == port.ifindex]
+            mine = [i for i, stream in enumerate(streams) if stream.ifindex == port.ifindex]
             if mine:
-                for i, active in zip(mine, self._ask_port(port, [streams[i] for i in mine]), strict=True):
-                    out[i] = active
+                for i, active in zip(mine, port.tracker.active_many(addresses[mine]), strict=True):
+                    out[i] = bool(active)
         return out
-
-    @staticmethod
-    def _ask_port(port: Port, streams: Sequence[Stream]) -> Sequence[bool]:
-        addresses = np.frombuffer(b"".join(s.address for s in streams), np.uint8).reshape(-1, 16)
-        active: list[bool] = port.tracker.active_many(addresses).tolist()
-        return active
 
     def _start(self, port: Port, number: int, now: float) -> None:
         address = self.table.address(number)
@@ -194,7 +211,8 @@ class Share:
         if stream is None:
             stream = port.streams[address] = self._stream(port.ifindex, address, self.table.group(number))
             stream.cci = self._numbers.pop((port.ifindex, address), 0)
-        self.scheduler.start(stream, now)
+        if not self.gate.closed or self._kinds[address] is Kind.NAME:
+            self.scheduler.start(stream, now)
 
     def _rate(self, groups: int) -> float:
         return min(self.bwlimit_bps / min(groups, SPLIT_NODES_MAX), self.delay_bps)
@@ -207,33 +225,46 @@ class Share:
             toi = group.toi(Kind.NAME, 0, name)
             return NameStream(ifindex, address, toi, self.tsi, self._rate(SPLIT_NODES_MAX), self._manifest_of(name))
         tree = offer.trees[what.owner]
-        segments = len(tree.outline)
-        if what.kind is Kind.SOURCE:
-            span = node_span(what.level, what.node, segments)
-            toi = group.toi(Kind.SOURCE, symbol, tree.nodes[what.level][what.node].tobytes())
-            geometry = source_geometry(tree.length, tree.block_bytes, symbol)
-            rate = self._rate(len(tree.nodes[what.level]))
-            load = offer.load
-            return SymbolStream(
-                ifindex, address, toi, self.tsi, rate, geometry, span.start, len(span), lambda i: load(tree, i)
-            )
-        if what.kind is Kind.OUTLINE:
-            toi = group.toi(Kind.OUTLINE, symbol, tree.root)
-            hashes = tree.outline
-            geometry = outline_geometry(segments, symbol)
-        else:
-            span = node_span(what.level, what.node, segments)
-            toi = group.toi(Kind.LEAVES, symbol, tree.nodes[what.level][what.node].tobytes())
-            per = SEGMENT_BYTES // tree.block_bytes
+        ident = tree.root if what.kind is Kind.OUTLINE else tree.nodes[what.level][what.node].tobytes()
+        toi = group.toi(what.kind, symbol, ident)
+        if what.kind in (Kind.SOURCE, Kind.REPAIR):
+            return self._content_stream(ifindex, address, toi, tree, what)
+        hashes = tree.outline
+        if what.kind is Kind.LEAVES:
+            span, per = node_span(what.level, what.node, len(tree.outline)), SEGMENT_BYTES // tree.block_bytes
             hashes = tree.leaves[span.start * per : span.stop * per]
-            geometry = leaves_geometry(len(hashes), tree.block_bytes, symbol)
+        geometry = hashes_geometry(len(hashes), symbol)
         part = geometry.segment_bytes // HASH_BYTES
 
         def piece(segment: int) -> memoryview:
             return hashes[segment * part : (segment + 1) * part].data.cast("B")
 
         rate = self._rate(SPLIT_NODES_MAX)
-        return SymbolStream(ifindex, address, toi, self.tsi, rate, geometry, 0, geometry.segments, piece)
+        repair = Repair(lambda segment: ident, self._fountain)
+        return SymbolStream(
+            ifindex, address, toi, self.tsi, rate, self.packet_bits, geometry, 0, geometry.segments, piece,
+            repair=repair,
+        )  # fmt: skip
+
+    def _content_stream(self, ifindex: int, address: bytes, toi: bytes, tree: Tree, what: Group) -> SymbolStream:
+        segments, load = len(tree.outline), self.offer.load
+        span = node_span(what.level, what.node, segments)
+        source = what.kind is Kind.SOURCE
+        return SymbolStream(
+            ifindex,
+            address,
+            toi,
+            self.tsi,
+            self._rate(len(tree.nodes[split_level(segments)])),
+            self.packet_bits,
+            source_geometry(tree.length, tree.block_bytes, self.offer.symbol_bytes),
+            span.start,
+            len(span),
+            lambda segment: load(tree, segment),
+            source=source,
+            repair=None if source else Repair(lambda segment: tree.outline[segment].tobytes(), self._fountain),
+            at=self.tsi,  # another host that shares the same begins elsewhere
+        )
 
     def _manifest_of(self, name: bytes) -> Callable[[], bytes | None]:
         def manifest() -> bytes | None:
@@ -245,7 +276,8 @@ class Share:
     def _renew(self, stream: Stream) -> None:
         """After a change of the offer: a source stream of equal content may have another file to read."""
         number = self.table.find(stream.address)
-        if isinstance(stream, SymbolStream) and self._kinds[stream.address] is Kind.SOURCE:
+        if isinstance(stream, SymbolStream) and self._kinds[stream.address] in (Kind.SOURCE, Kind.REPAIR):
             fresh = self._stream(stream.ifindex, stream.address, self.table.group(number))
             assert isinstance(fresh, SymbolStream)
             stream.geometry, stream.first, stream.load = fresh.geometry, fresh.first, fresh.load
+            stream.repair = fresh.repair

@@ -38,12 +38,6 @@ def source_geometry(length: int, block_bytes: int, symbol: int) -> Geometry:
     return Geometry(length, SEGMENT_BYTES, block_bytes, symbol)
 
 
-def outline_geometry(segments: int, symbol: int) -> Geometry:
-    """How an outline is cut: 1 MiB of segment hashes is one segment and one block."""
-    return Geometry(segments * HASH_BYTES, SEGMENT_BYTES, SEGMENT_BYTES, symbol)
-
-
-def leaves_geometry(blocks: int, block_bytes: int, symbol: int) -> Geometry:
-    """How the block hashes under a node are cut: those of one segment are one segment and one block."""
-    per = SEGMENT_BYTES // block_bytes * HASH_BYTES
-    return Geometry(blocks * HASH_BYTES, per, per, symbol)
+def hashes_geometry(count: int, symbol: int) -> Geometry:
+    """How a list of hashes is cut, an outline or the block hashes under a node: 1 MiB is one segment and one block."""
+    return Geometry(count * HASH_BYTES, SEGMENT_BYTES, SEGMENT_BYTES, symbol)

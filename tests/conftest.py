@@ -24,6 +24,8 @@ CI = os.environ.get("CI") == "true"
 ALONE = CI and "PYTEST_XDIST_WORKER" not in os.environ
 GRACE_S = 2.0  # a thread or child that was told to end may take so long
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test hangs on how busy the machine is
+hypothesis.settings.load_profile("untimed")
 hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
 
 

@@ -14,6 +14,7 @@ from lcsync import group, manifest, merkle, trackers
 from lcsync._wire import Assembler, parse
 from lcsync.const import BLOCK_BYTES, HEADER_BYTES, POLL_S, SCOPES, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.download import Download
+from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
@@ -26,8 +27,11 @@ from lcsync.wire import symbol_bytes
 SYMBOL = symbol_bytes(1500)
 SCOPE = SCOPES["site"]
 IFINDEX = 7
+RUN = 0x123456789ABC
+SHARE = b"\xfe\x80" + bytes(13) + b"\xff"  # its address
 REPORT_DELAY_S = 0.01  # from a join to the share's ear
 START_S = 1000.0
+ROWS = 40_000  # repair symbols that a receiver has room for: 52 MiB
 KEPT_PACKETS = 4  # how far reordering moves a packet
 
 
@@ -68,6 +72,9 @@ class Memory:
 
     def read_at(self, length: int, offset: int) -> bytes:
         return bytes(self.data[offset : offset + length])
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        view[:] = self.data[offset : offset + len(view)]
 
 
 @dataclass
@@ -143,8 +150,8 @@ class Host:
     def __init__(self, number: int, wire: Wire, channels: int, slots: int) -> None:
         self.address = b"\xfe\x80" + bytes(13) + bytes((number,))
         self.wire = wire
-        self.assembler = Assembler(slots, SEGMENT_BYTES, SYMBOLS_MAX)
-        self.receiver = Receiver(self.assembler, SCOPE, channels)
+        self.assembler = Assembler(slots, SEGMENT_BYTES, SYMBOLS_MAX, ROWS, SYMBOL)
+        self.receiver = Receiver(self.assembler, SCOPE, channels, ROWS)
         self.channels = channels
         self.joined: set[bytes] = set()
         self.jobs: list[Job] = []
@@ -163,8 +170,8 @@ class Host:
         self.jobs.append(Job(name, old, found))
         return self.jobs[-1]
 
-    def take(self, address: bytes, packets: list[bytes]) -> None:
-        self.assembler.feed(packets)
+    def take(self, address: bytes, packets: list[bytes], source: bytes) -> None:
+        self.assembler.feed(packets, source)
         for job in self.jobs:
             if job.manifest is None and address == name_address(job.name):
                 for packet in packets:
@@ -176,7 +183,8 @@ class Host:
 
     def work(self, now: float) -> list[Record]:
         """Let the engine go on; what the kernel reports of the joins and leaves that follow."""
-        self.receiver.handle(self.assembler.events())
+        while self.receiver.busy:
+            self.receiver.handle(now)
         names = set()
         for job in self.jobs:
             if job.manifest is None:
@@ -241,18 +249,32 @@ class Network:
         bwlimit_bps: float = 1e9,
         tracker: str = "list",
         block_bytes: int = BLOCK_BYTES,
+        gate: Gate | None = None,
     ) -> None:
         self.now = START_S
         self.files = files
         self.block_bytes = block_bytes
-        self.share = Share(offer_of(files, block_bytes), SCOPE, 0x123456789ABC, bwlimit_bps)
-        watcher = trackers.create(tracker, 64, self.now)
-        self.share.add_port(IFINDEX, Membership(self.share.table, watcher, self.now), watcher)
+        self.gate = gate
+        self.shares: list[Share] = []
+        self._add_share(RUN, bwlimit_bps, tracker)
+        self.share = self.shares[0]
         self.hosts: list[Host] = []
         self.sent_packets = 0
         self._reports: list[tuple[float, bytes, bytes]] = []
         self._poll_at = self.now
-        self._next_cci: dict[bytes, int] = {}
+        self._next_cci: dict[tuple[bytes, int], int] = {}
+        self.forgers: list[tuple[bytes, Wire]] = []
+
+    def _add_share(self, run: int, bwlimit_bps: float, tracker: str = "list") -> None:
+        share = Share(offer_of(self.files, self.block_bytes), SCOPE, run, bwlimit_bps, gate=self.gate)
+        watcher = trackers.create(tracker, 64, self.now)
+        share.add_port(IFINDEX, Membership(share.table, watcher, self.now), watcher)
+        self.shares.append(share)
+
+    def more_shares(self, count: int) -> None:
+        """Other hosts that share the same."""
+        for _ in range(count):
+            self._add_share(RUN + 1_000_003 * len(self.shares), self.share.bwlimit_bps)
 
     def host(self, faults: Faults | None = None, channels: int = 8, slots: int = 32) -> Host:
         number = len(self.hosts) + 1
@@ -262,6 +284,10 @@ class Network:
     def sent(self, kind: Kind) -> int:
         """Bytes sent with all headers."""
         return self.share.sent[kind]
+
+    def liar(self, spoil: float, seed: int = 5) -> None:
+        """A host on the link that sends again whatever is sent, with other payloads, under its own address."""
+        self.forgers.append((b"\xfe\x80" + bytes(12) + b"\x66" + bytes((seed,)), Wire(Faults(spoil=spoil), seed)))
 
     def kill(self, host: Host, says_so: bool) -> None:
         """A host goes; its kernel says so, or its cable was cut."""
@@ -286,29 +312,35 @@ class Network:
         return not self._reports and all(host.dead or (host.done and not host.joined) for host in self.hosts)
 
     def step(self) -> None:
-        due = self.share.scheduler.next_time()
+        due = [at for share in self.shares if (at := share.scheduler.next_time()) is not None]
         reports = self._reports[0][0] if self._reports else self._poll_at
-        self.now = max(self.now, min(self._poll_at, reports, self._poll_at if due is None else due))
+        self.now = max(self.now, min(self._poll_at, reports, *due))
         while self._reports and self._reports[0][0] <= self.now:
             _, source, message = self._reports.pop(0)
-            self.share.hear(IFINDEX, source, message, self.now)
-        for stream, batch in self.share.transmit(self.now):
-            self._transit(stream.address, batch.packets())
+            for share in self.shares:
+                share.hear(IFINDEX, source, message, self.now)
+        for number, share in enumerate(self.shares):
+            for stream, batch in share.transmit(self.now):
+                self._transit(stream.address, batch.packets(), SHARE[:-1] + bytes((0xFF - number,)))
         if self.now >= self._poll_at:
             self._poll_at = self.now + POLL_S
-            self.share.tick(self.now)
+            for share in self.shares:
+                share.tick(self.now)
             for host in self.hosts:
                 self._work(host)
 
-    def _transit(self, address: bytes, packets: list[bytes]) -> None:
+    def _transit(self, address: bytes, packets: list[bytes], source: bytes) -> None:
         self.sent_packets += len(packets)
         for packet in packets:
-            cci = parse(packet)[0]
-            assert cci == self._next_cci.get(address, 0), "packet numbers of a group neither jump nor repeat"
-            self._next_cci[address] = cci + 1
+            cci, run = parse(packet)[:2]
+            expected = self._next_cci.get((address, run), 0)
+            assert cci == expected, "packet numbers of a group neither jump nor repeat"
+            self._next_cci[address, run] = cci + 1
         for host in self.hosts:
             if address in host.joined:
-                host.take(address, host.wire.carry(packets))
+                for forger, wire in self.forgers:
+                    host.take(address, wire.carry(packets), forger)
+                host.take(address, host.wire.carry(packets), source)
                 if host.assembler.pending():
                     self._work(host)
 

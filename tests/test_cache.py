@@ -17,6 +17,7 @@ from lcsync import files
 from lcsync.cache import TreeCache, settled
 from lcsync.files import Version
 from lcsync.index import Index
+from lcsync.job import Options
 from lcsync.local import sync
 from lcsync.merkle import Tree, hash_leaves
 
@@ -355,7 +356,7 @@ def test_a_local_sync_knows_what_it_found_equal(tmp_path: Path) -> None:
 
     def run() -> tuple[int, int]:
         with TreeCache(str(tmp_path / "index")) as cache:
-            done = sync(str(a), str(b), block_bytes=BLOCK, cache=cache)
+            done = sync(str(a), str(b), Options(block_bytes=BLOCK), cache=cache)
             return done.files_unread, done.files_changed
 
     while not settled(files.version_of(b.stat()), time.time_ns()):

@@ -123,6 +123,35 @@ def test_rates_and_sizes() -> None:
     assert parse(["--blocksz", "65536"]).blocksz == 65536
 
 
+def kept(*argv: str) -> str:
+    """The letters of rsync's options for what is kept."""
+    keep = vars(cli._keep(cli.parser().parse_args([*argv, "./a", "./b"])))
+    letters = {"links": "l", "perms": "p", "times": "t", "owner": "o", "group": "g", "devices": "d", "specials": "s"}
+    letters |= {"hard_links": "H", "acls": "A", "xattrs": "X", "numeric_ids": "n"}
+    return "".join(letters[name] for name, is_kept in keep.items() if is_kept)
+
+
+def test_options_mean_what_they_mean_in_rsync() -> None:
+    assert kept() == kept("-r") == ""
+    assert kept("-a") == kept("-rlptgoD") == "lptogds"
+    assert kept("-aHAX", "--numeric-ids") == "lptogdsHAXn"
+    for option, letters in zip("lptogD", ("l", "p", "t", "o", "g", "ds"), strict=True):
+        assert kept(f"-{option}") == letters
+    assert (kept("--devices"), kept("--specials"), kept("-A"), kept("-X"), kept("-H")) == ("d", "s", "pA", "X", "H")
+
+
+def test_rules_keep_their_order(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"# objects\n*.o\n+ *.c\n\n")
+    argv = ["--include=keep.o", f"--exclude-from={tmp_path}/list", "--exclude", "*", "./a", "./b"]
+    found = cli._rules(cli.parser().parse_args(argv))
+    assert [(rule.text, rule.include) for rule in found] == [
+        (b"keep.o", True),
+        (b"*.o", False),
+        (b"*.c", True),
+        (b"*", False),
+    ]
+
+
 def test_two_equal_names_are_an_error(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -238,11 +267,34 @@ def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
         (("--hex", "/dev/null"), 7, ("/dev/null", "is a device")),
         (("--hex", "/tmp"), 7, ("/tmp", "is a folder")),
         (("./nothing-here", "./b"), 7, ("nothing-here", "no such file")),
+        (("--exclude-from=none", "./", "./b"), 7, ("none", "no such file", "--exclude-from")),
+        (("--backup", "--inplace", "./", "./b"), 2, ("--backup", "choose one")),
         (("name:../x", "./"), 12, ("../x", "unsafe")),
     ],
 )
 def test_bad_input(args: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path) -> None:
     failed(args, code, *words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_a_local_sync_of_folders_says_what_it_did(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("text")
+    (tmp_path / "a" / "left.o").touch()
+    (tmp_path / "a" / "link").symlink_to("file")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").touch()
+    command = ("-a", "--delete", "--exclude=*.o", "--no-index", f"{tmp_path}/a/", tmp_path / "b")
+    would = run("-n", *command)
+    assert would.stdout.splitlines() == [
+        f"{tmp_path}/b/old: would delete",
+        f"{tmp_path}/b/file: would write 4 B of 4 B",
+        f"{tmp_path}/b/link: would make a symbolic link to file",
+    ]
+    assert os.listdir(tmp_path / "b") == ["old"]
+    done = run(*command)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "1 symbolic links, 1 deleted, 1 excluded" in done.stderr
+    assert sorted(os.listdir(tmp_path / "b")) == ["file", "link"]
 
 
 def test_bad_stats_file(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def take(download: Download, segment: int, data: bytes, runs: list[tuple[int, in
     slot = bytearray(b"?" * len(data))
     for at, n in runs if runs is not None else [(0, len(data))]:
         slot[at : at + n] = data[at : at + n]
-    return download.take(segment, memoryview(slot), runs if runs is not None else [(0, len(data))])
+    runs = runs if runs is not None else [(0, len(data))]
+    download.fill(segment, memoryview(slot), runs)
+    return download.take(segment, memoryview(slot), runs)
 
 
 def part(segment: int, data: bytes = DATA) -> bytes:

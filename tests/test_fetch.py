@@ -222,7 +222,7 @@ LIAR = """
             sock.sendto(data, (rng.choice(groups), int(port), 0, int(ifindex)))
         except OSError:
             pass
-        time.sleep(0.002)
+        time.sleep(0.0005)
 """
 
 
@@ -234,7 +234,7 @@ def groups_of(tree: merkle.Tree, name: bytes) -> list[str]:
     """All groups that a transfer of this content may join."""
     found = [group.group_id(Kind.NAME, 0, name), group.group_id(Kind.OUTLINE, SYMBOL, tree.root)]
     for node in tree.outline:
-        found += [group.group_id(kind, SYMBOL, node.tobytes()) for kind in (Kind.LEAVES, Kind.SOURCE)]
+        found += [group.group_id(kind, SYMBOL, node.tobytes()) for kind in (Kind.LEAVES, Kind.SOURCE, Kind.REPAIR)]
     return [shown(group.address(each, 5)) for each in found]
 
 
@@ -273,7 +273,7 @@ def test_lies_on_every_group(make_lab: MakeLab, tmp_path: Path, movie: Path, to:
         [sys.executable, "-c", program, "1", str(index_of(lab.hosts[2])), "4242", *groups], stdout=-1
     )
     assert liar.stdout and liar.stdout.readline() == b"ready\n"
-    with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "20M"):
+    with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "6M"):
         got = Program(lab.hosts[1], "movie.iso", to, "--timeout", "0", "--stats", tmp_path / "stats")
         peak = peak_until_the_end(got)
         got.ok()

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from lcsync import _blake2s, _xor, simd
 from lcsync._wire import BATCH_PACKETS, HEADER_BYTES, Batch, Geometry, parse
-from lcsync.const import ESIS, REPAIR_VISIT_SYMBOLS, SEGMENT_BYTES, SYMBOLS_MAX
+from lcsync.const import ESIS, REPAIR_MADE_SYMBOLS, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.errors import NoKernel
-from lcsync.fountain import Counter, Visit
-from lcsync.wire import leaves_geometry, outline_geometry, source_geometry
+from lcsync.fountain import Counter, Made
+from lcsync.wire import hashes_geometry, source_geometry
 
 SEED = bytes(range(32))
 each_kernel = pytest.mark.parametrize("kernel", _xor.KERNELS)
@@ -35,8 +35,8 @@ SHAPES = {
     "one byte": source_geometry(1, 16384, 1376),
     "one symbol": source_geometry(1376, 16384, 1376),
     "two symbols": source_geometry(1377, 16384, 1376),
-    "outline": outline_geometry(777, 1152),
-    "leaves": leaves_geometry(64, 16384, 1376),
+    "outline": hashes_geometry(777, 1152),
+    "leaves": hashes_geometry(64, 1376),
     "odd symbols": Geometry(9999, 20000, 1000, 77),
     "most symbols": Geometry(SYMBOLS_MAX * 8, SYMBOLS_MAX * 8, 64, 8),
 }
@@ -187,7 +187,7 @@ def test_nothing_missing_needs_nothing() -> None:
 def test_a_visit_is_sent_in_parts() -> None:
     shape, toi = SHAPES["full"], bytes(range(14))
     segment = content(shape)
-    visit = Visit(shape, 1, SEED, segment, 5000)
+    visit = Made(shape, 1, SEED, segment, 5000)
     packets = []
     for count, cci in ((1, 9), (20, 10), (0, 30), (20, 30)):
         batch = Batch(shape.symbol_bytes)
@@ -201,12 +201,12 @@ def test_a_visit_is_sent_in_parts() -> None:
 
 
 def test_a_batch_takes_what_fits() -> None:
-    toi, batch, made = bytes(range(14)), Batch(100), bytes(100) * 40
+    toi, batch, made = bytes(range(14)), Batch(100), bytes(100) * (BATCH_PACKETS - 24)
     _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
     with pytest.raises(IndexError):
         _xor.add_repair(batch, made, 100, 0, 99, toi, 1, 5000)
-    assert len(batch) == 40
-    _xor.add_repair(batch, made[: 100 * (BATCH_PACKETS - 40)], 100, 0, 99, toi, 1, 5000)
+    assert len(batch) == BATCH_PACKETS - 24
+    _xor.add_repair(batch, made[: 100 * 24], 100, 0, 99, toi, 1, 5000)
     _xor.add_repair(batch, b"", 100, 0, 99, toi, 1, 5000)
     assert len(batch) == BATCH_PACKETS
     for data, symbol_bytes, name in ((made, 132, toi), (made, 0, toi), (made, 99, toi), (made, 100, toi[1:])):
@@ -324,7 +324,7 @@ def test_counter_refuses() -> None:
     for start in (-1, ESIS):
         with pytest.raises(ValueError, match="ESI"):
             Counter(start)
-    for symbols, count in ((0, 1), (1, 0), (1, REPAIR_VISIT_SYMBOLS + 1)):
+    for symbols, count in ((0, 1), (1, 0), (1, REPAIR_MADE_SYMBOLS + 1)):
         with pytest.raises(ValueError, match="visit"):
             Counter(0).take(symbols, count)
 
@@ -353,7 +353,7 @@ def test_the_environment_forces_a_kernel(kernel: str) -> None:
 
 def test_kernels() -> None:
     assert _xor.KERNELS[-1] == "portable"
-    assert _xor.VISIT_SYMBOLS == REPAIR_VISIT_SYMBOLS
+    assert _xor.VISIT_SYMBOLS == REPAIR_MADE_SYMBOLS
     assert in_fresh_interpreter("", "from lcsync import _xor; print(_xor.kernel())") == _xor.KERNELS[0]
     code = "from lcsync import _xor, errors\ntry: _xor.kernel()\nexcept errors.NoKernel as error: print(error)"
     expected = f"LCSYNC_SIMD=mmx: no such instruction set here (have: {', '.join(_xor.KERNELS)})"

@@ -17,8 +17,9 @@ from lcsync import listing, merkle
 from lcsync.cache import TreeCache
 from lcsync.const import FOLDERS_DEEP_MAX, READ_BYTES
 from lcsync.errors import SourceError, UsageError
-from lcsync.index import Index, Item, SegmentCache
+from lcsync.index import Index, Item
 from lcsync.manifest import Content, decode
+from lcsync.segments import SegmentCache
 
 
 def index_of(**given: Path) -> Index:
@@ -369,14 +370,3 @@ def test_changed_while_it_is_hashed(tmp_path: Path, way: str) -> None:
             index = Index(BLOCK, cache=cache)
             index.add(b"d", bytes(tmp_path / "d"))
             assert [each.tree.root for each in index.items if each.name == b"d/x"] == expected
-
-
-def test_the_cache_is_bounded(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(content(5 * MIB))
-    found = index_of(x=tmp_path / "x").items[0]
-    cache = SegmentCache(2)
-    for segment in (0, 1, 2, 3, 4, 4, 3):
-        cache.load(found, segment)
-    assert cache.read_bytes == 5 * MIB
-    cache.load(found, 0)
-    assert cache.read_bytes == 6 * MIB

@@ -113,6 +113,17 @@ def test_loss(make_lab: MakeLab) -> None:
         assert count(sender, receiver, 200) == 200
 
 
+def test_loss_of_tcp(make_lab: MakeLab) -> None:
+    sender, receiver = make_lab(2).hosts
+    address = (receiver.address, PORT)
+    with receiver.call(socket.create_server, address, family=socket.AF_INET6):
+        receiver.loss(100)
+        with pytest.raises(TimeoutError):
+            sender.call(socket.create_connection, address, timeout=0.1)
+        receiver.loss(0)
+        sender.call(socket.create_connection, address, timeout=5).close()
+
+
 def test_rate(make_lab: MakeLab) -> None:
     lab = make_lab(2)
     host = lab.hosts[0]
@@ -121,14 +132,34 @@ def test_rate(make_lab: MakeLab) -> None:
         until(lambda: lab.members(GROUP) == {1})
         start = time.monotonic()
         sent = host.tx_bytes()
+        packets = host.tx_packets()
         while host.tx_bytes() - sent < 600_000:  # the bucket holds 256 KiB of it
             for _ in range(50):
                 sender.sendto(PAYLOAD, (GROUP, PORT))
         assert time.monotonic() - start > 0.3  # 340 KB at 1 MB/s; without a limit 0.01 s
         assert receiver.recv(2048) == PAYLOAD
+        frame = len(PAYLOAD) + 62  # Ethernet, IPv6, UDP
+        assert host.tx_packets() - packets == pytest.approx((host.tx_bytes() - sent) / frame, abs=50)
     lab.rate(0)
     lab.rate(0)
     assert "tbf" not in host.tool("tc qdisc show")
+
+
+def test_rate_of_a_port(make_lab: MakeLab) -> None:
+    """What is sent fast comes whole where the port is not limited, and in part behind the one that is."""
+    lab = make_lab(3)
+    sender, slow, fast = lab.hosts
+    lab.port_rate(slow.index, 8)
+    with sending(sender) as sock, receiving(slow), receiving(fast):
+        until(lambda: lab.members(GROUP) == {slow.index, fast.index})
+        before = [host.rx_bytes() for host in lab.hosts]
+        for _ in range(COUNT):
+            sock.sendto(PAYLOAD, (GROUP, PORT))
+        _, through, whole = [host.rx_bytes() - old for host, old in zip(lab.hosts, before, strict=True)]
+    assert whole > COUNT * len(PAYLOAD)
+    assert 200_000 < through < COUNT * len(PAYLOAD) / 2  # a bucket of 256 KiB, and little more before it is full again
+    lab.port_rate(slow.index, 0)
+    assert "tbf" not in lab.switch.tool("tc qdisc show")
 
 
 def test_mtu(make_lab: MakeLab) -> None:

@@ -12,12 +12,13 @@ import lcsync
 
 ROWS = (
     "const errors text finding simd",
-    "merkle _blake2s paths keys",
-    "group table wire manifest listing pack fountain _xor _wire",
+    "merkle _blake2s paths keys filters",
+    "group table wire manifest listing pack columns entries singles fountain _xor _wire",
     "mld trackers _bloom _exact",
-    "membership querier scheduler sender receiver download plan rate share",
-    "net netlink firewall listener _udp pieces copying files compare cache index lab thresholds",
-    "link serve names fetch progress local demo probe doctor tune measure plot",
+    "membership querier gate scheduler sender receiver channels download plan rate reuse share",
+    "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
+    "lab scan contents packstore packing present thresholds",
+    "link serve names fetch progress job space update destination things local demo probe doctor tune measure plot",
     "options cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lcsync
+from lcsync import local
+from lcsync.attributes import Keep
 from lcsync.compare import tree_runs
 from lcsync.errors import DestinationError, SourceError, UsageError
-from lcsync.local import Summary, sync
+from lcsync.job import Options, Summary
 from lcsync.merkle import Tree, hash_leaves
 
 BLOCK = 1024
@@ -83,8 +86,15 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return a, b
 
 
-def run(a: Path, b: Path, **options: object) -> Summary:
-    return sync(str(a), str(b), **{"block_bytes": BLOCK, **options})  # type: ignore[arg-type]
+def sync(source: str, destination: str, **options: Any) -> Summary:
+    """A sync, its options as keyword arguments; ``keep`` as the words of Keep."""
+    other = {name: options.pop(name) for name in ("cache", "progress", "out") if name in options}
+    keep = Keep(**dict.fromkeys(options.pop("keep", "").split(), True))
+    return local.sync(source, destination, Options(keep=keep, **options), **other)
+
+
+def run(a: Path, b: Path, **options: Any) -> Summary:
+    return sync(str(a), str(b), **{"block_bytes": BLOCK, **options})
 
 
 def counts(summary: Summary) -> tuple[int, int, int, int]:
@@ -211,7 +221,7 @@ def test_large_files_are_compared_in_threads(tmp_path: Path, inplace: bool) -> N
 def test_size_and_a_copied_time_say_equal(pair: tuple[Path, Path]) -> None:
     a, b = pair
     b.write_bytes(b"old")
-    assert run(a, b, preserve_times=True).files_unread == 0
+    assert run(a, b, keep="times").files_unread == 0
     assert counts(again := run(a, b)) == (1, 0, 100 * BLOCK + 7, 0) and again.files_unread == 1
     assert run(a, b, ignore_times=True).files_unread == 0
     b.write_bytes(noise(100 * BLOCK + 7, 2))  # a time that was not copied
@@ -270,12 +280,12 @@ def test_mode_and_times_are_kept_where_asked(pair: tuple[Path, Path]) -> None:
     assert b.stat().st_mode & 0o7777 == 0o604
     assert b.stat().st_mtime_ns != a.stat().st_mtime_ns
     inode = b.stat().st_ino
-    run(a, b, preserve_mode=True, preserve_times=True, dry_run=True)
+    run(a, b, keep="perms times", dry_run=True)
     assert b.stat().st_mode & 0o7777 == 0o604
-    assert run(a, b, preserve_mode=True, preserve_times=True).files_changed == 0  # equal content: only the metadata
+    assert run(a, b, keep="perms times").files_changed == 0  # equal content: only the metadata
     assert (b.stat().st_ino, b.stat().st_mode & 0o7777, b.stat().st_mtime_ns) == (inode, 0o751, a.stat().st_mtime_ns)
     b.write_bytes(b"")
-    run(a, b, preserve_mode=True, preserve_times=True)
+    run(a, b, keep="perms times")
     assert (b.stat().st_mode & 0o7777, b.stat().st_mtime_ns) == (0o751, a.stat().st_mtime_ns)
 
 
@@ -424,7 +434,9 @@ def test_a_dry_run_of_a_folder_makes_nothing(tree: Path, tmp_path: Path) -> None
     assert sync(str(tree), str(b), dry_run=True, out=out).files_changed == 2
     assert snapshot(b) == before
     assert out.getvalue().splitlines() == [
+        f"{b}/a/empty: would make the folder",
         f"{b}/a/sub/two\\xff: would write 2.9 KiB of 2.9 KiB",
+        f"{b}/a/sub/deep: would make the folder",
         f"{b}/a/sub/deep/three: would write 0 B of 0 B",
     ]
 
@@ -477,7 +489,7 @@ def test_modes_of_folders_are_kept_where_asked(tree: Path, tmp_path: Path) -> No
     (tree / "sub").chmod(0o555)
     tree.chmod(0o710)
     try:
-        sync(str(tree), str(tmp_path / "b"), preserve_mode=True)
+        sync(str(tree), str(tmp_path / "b"), keep="perms")
         assert (tmp_path / "b" / "a").stat().st_mode & 0o7777 == 0o710
         assert (tmp_path / "b" / "a" / "sub").stat().st_mode & 0o7777 == 0o555
         assert (tmp_path / "b" / "a" / "sub" / "deep" / "three").exists()

@@ -13,8 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync import manifest, merkle
-from lcsync.const import OBJECT_BYTES_MAX
-from lcsync.manifest import INLINE, LEAVES, OUTLINE, Content, Manifest, ManifestError, decode, describe
+from lcsync.const import LIST_BLOCK_BYTES, LIST_BYTES_MAX, OBJECT_BYTES_MAX
+from lcsync.manifest import (
+    INLINE,
+    LEAVES,
+    OUTLINE,
+    Content,
+    ListPart,
+    Manifest,
+    ManifestError,
+    decode,
+    describe,
+    describe_pack,
+)
 from lcsync.merkle import Tree, hash_leaves
 from lcsync.wire import symbol_bytes
 
@@ -256,3 +267,73 @@ def test_mutations_of_good_ones(packet: bytes, changes: list[tuple[int, int, str
         return
     if m.root == root and m.inline is not None:
         assert m.inline == decode(packet).inline
+
+
+# --- packs ---
+
+PACKS = (Content.PACK,)
+
+
+def pack_of(list_bytes: int, size: int, symbol: int = 1376) -> Manifest:
+    data = random.Random(list_bytes).randbytes(list_bytes)
+    entries = Tree(list_bytes, LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
+    content = Tree(size, BLOCK, hash_leaves(random.Random(size).randbytes(size), BLOCK))
+    return describe_pack(entries, content, symbol, 0o755, 1_700_000_000_000_000_000, 7, data)
+
+
+@pytest.mark.parametrize("symbol", [symbol_bytes(mtu) for mtu in (1280, 1500, 9000)])
+@pytest.mark.parametrize("list_bytes", [40, 900, 901, 100_000, 5 << 20])
+@pytest.mark.parametrize("size", [0, 1, 300_000, 30 << 20])
+def test_packs_come_through(list_bytes: int, size: int, symbol: int) -> None:
+    m = pack_of(list_bytes, size, symbol)
+    packet = m.encode()
+    assert len(packet) <= symbol
+    assert decode(packet, PACKS) == m
+    assert m.entries is not None
+    assert (m.entries.inline is not None) == (list_bytes <= 900)
+    assert (m.entries.outline is not None) == (list_bytes > 900)
+    if not size:
+        assert inside(m) == "nothing"
+    elif list_bytes == 40 and size < 1 << 20:
+        assert inside(m) == "leaves"
+
+
+def test_packs_are_taken_only_where_they_are_asked_for() -> None:
+    with pytest.raises(ManifestError, match="kind"):
+        decode(pack_of(100, 5).encode())
+    with pytest.raises(ManifestError, match="kind"):
+        decode(GOOD.encode(), PACKS)
+
+
+def changed_list(m: Manifest, **fields: Any) -> Manifest:
+    assert m.entries is not None
+    return replace(m, entries=replace(m.entries, **fields))
+
+
+PACK = pack_of(5000, 100_000)
+SHORT = pack_of(100, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("m", "reason"),
+    [
+        (replace(PACK, root=bytes(32)), "root"),
+        (replace(PACK, data_root=bytes(32)), "root"),
+        (replace(PACK, data_root=bytes(31)), "root"),
+        (replace(PACK, leaves=None, inline=bytes(100_000)), "root"),
+        (replace(PACK, leaves=bytes(7 * 32)), "root"),
+        (replace(PACK, entries=None), "list"),
+        (replace(PACK, entries=ListPart(0, bytes(32))), "list"),
+        (replace(PACK, entries=ListPart(LIST_BYTES_MAX + 1, bytes(32))), "list"),
+        (changed_list(PACK, root=bytes(32)), "list"),
+        (changed_list(PACK, root=bytes(31)), "list"),
+        (changed_list(PACK, outline=bytes(64)), "list"),
+        (changed_list(PACK, outline=bytes(32)), "list"),
+        (changed_list(SHORT, inline=bytes(100)), "list"),
+        (changed_list(SHORT, inline=bytes(101)), "list"),
+        (changed_list(SHORT, outline=bytes(32)), "list"),
+    ],
+)
+def test_packs_that_are_none(m: Manifest, reason: str) -> None:
+    with pytest.raises(ManifestError, match=reason):
+        decode(m.encode(), PACKS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import inf
 
 import pytest
@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync._wire import Batch, Geometry, parse
-from lcsync.const import NAME_INTERVALS_S, ROUND_GAPS_S
+from lcsync.const import NAME_INTERVALS_S, REST_S, ROUND_S, SLOW_START_SYMBOLS
+from lcsync.fountain import Fountain
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Stream, SymbolStream
+from lcsync.sender import NameStream, Repair, Stream, SymbolStream
 
 PACKET_BITS = 8 * (1376 + 36 + 48)
 TOI = b"fourteen bytes"
@@ -47,6 +48,7 @@ class Clock:
         self.asked: Counter[Stream] = Counter()
         self.absent: set[Stream] = set()
         self.times: dict[Stream, list[float]] = {}
+        self.counts: dict[Stream, list[int]] = {}
         self.longest_s = 0.0
 
     def ask(self, streams: Sequence[Stream]) -> list[bool]:
@@ -72,7 +74,12 @@ class Clock:
                 self.scheduler.sent(stream, bits, wish, self.now)
                 self.bits[stream] += bits
                 self.times.setdefault(stream, []).append(self.now)
+                self.counts.setdefault(stream, []).append(len(batch))
                 self.longest_s = max(self.longest_s, bits / min(stream.rate_bps, self.scheduler.bwlimit_bps))
+
+    def packets(self, stream: Stream, until: float = inf) -> int:
+        """How many were sent, in all or up to a time."""
+        return sum(n for t, n in zip(self.times[stream], self.counts[stream], strict=True) if t <= until)
 
     def rate(self, stream: Stream | None = None) -> float:
         bits = self.bits.total() if stream is None else self.bits[stream]
@@ -263,73 +270,112 @@ def test_new_listeners_without_end_do_not_exceed_the_rate_nor_starve_the_name() 
     assert len(clock.scheduler._queue) < 200
 
 
-def symbol_stream(rate_bps: float = 1e8) -> SymbolStream:
-    geometry = Geometry(2500, 1000, 1000, 100)
-    data = bytes(range(250)) * 10
-    return SymbolStream(1, bytes(16), TOI, 1, rate_bps, geometry, 0, 3, lambda i: data[i * 1000 : i * 1000 + 1000])
+GEOMETRY = Geometry(2500, 1000, 1000, 100)  # 3 segments of 10, 10 and 5 symbols
+CONTENT = bytes(range(250)) * 10
+SMALL_BITS = (100 + 36 + 48) * 8
+SYMBOLS = [(0, i) for i in range(10)] + [(1, i) for i in range(10)] + [(2, i) for i in range(5)]
 
 
-def rounds(clock: Clock, stream: Stream) -> list[float]:
-    """Pauses of a millisecond or more."""
-    times = clock.times[stream]
-    return [b - a for a, b in pairwise(times) if b - a >= 0.01]
+def symbol_stream(rate_bps: float = 1e8, source: bool = True, repair: bool = False, at: int = 0) -> SymbolStream:
+    return SymbolStream(
+        1, bytes(16), TOI, 1, rate_bps, SMALL_BITS, GEOMETRY, 0, 3, lambda i: CONTENT[i * 1000 : i * 1000 + 1000],
+        source=source, repair=Repair(lambda i: bytes(32), Fountain(7)) if repair else None, at=at,
+    )  # fmt: skip
 
 
-def test_short_rounds_have_growing_pauses() -> None:
+def filled(stream: SymbolStream, packets: int, limit: int, now: float = 5.0) -> list[tuple[int, int, bytes, int, int]]:
+    """Header fields of the next packets."""
+    seen: list[tuple[int, int, bytes, int, int]] = []
+    while len(seen) < packets:
+        batch = Batch(100)
+        stream.fill(batch, limit, now)
+        seen += [parse(packet) for packet in batch.packets()]
+    return seen
+
+
+def test_a_round_follows_a_join_and_then_little() -> None:
     clock = Clock(1e9)
     stream = symbol_stream()
     clock.add(stream)
     clock.run(10.0)
-    pauses = rounds(clock, stream)
-    expected = [*ROUND_GAPS_S, *[ROUND_GAPS_S[-1]] * 30]
-    assert pauses == pytest.approx(expected[: len(pauses)], abs=2e-3)
-    assert max(pauses) <= 1.0, "every active group gets a packet at least once a second"
+    times = clock.times[stream]
+    start = times[0]
+    batches = [t - start for t in times]
+    assert sum(t < REST_S for t in batches) == sum(t < 0.01 for t in batches), "it rests while leaves are on their way"
+    assert clock.packets(stream, start + REST_S / 2) == 25
+    assert clock.packets(stream, start + 0.2) < 25 + 12
+    assert clock.packets(stream) <= 25 + 10.0 / ROUND_S * 25 + 5, "a second round takes its time"
+    assert max(b - a for a, b in pairwise(times)) <= 1.0, "every active group gets a packet at least once a second"
 
 
-def test_a_new_listener_ends_the_pause() -> None:
+def test_a_new_listener_gets_a_round_at_full_rate() -> None:
     clock = Clock(1e9)
     stream = symbol_stream()
     clock.add(stream)
     clock.run(5.1)
-    assert clock.scheduler.next_time() is not None
-    count = len(clock.times[stream])
-    joined_at = clock.now
+    before, joined_at = clock.packets(stream), clock.now
     clock.add(stream)
-    clock.run(0.1)
-    assert clock.times[stream][count] == pytest.approx(joined_at, abs=1e-6)
-    assert rounds(clock, stream)[-1] == pytest.approx(ROUND_GAPS_S[1], abs=2e-3)
+    clock.run(0.01)
+    assert before + 25 <= clock.packets(stream) < before + 40
+    assert next(t for t in clock.times[stream] if t >= joined_at) == pytest.approx(joined_at, abs=1e-6)
 
 
 def test_a_new_listener_in_mid_round_does_not_begin_it_anew() -> None:
     stream = symbol_stream()
-    batch = Batch(100)
-    stream.fill(batch, 5, 0.0)
-    assert not stream.restart(0.0)
-    stream.fill(batch, 3, 0.0)
-    assert [parse(packet)[4] for packet in batch.packets()] == list(range(8))
+    assert stream.restart(0.0, False)
+    first = filled(stream, 5, 5)
+    assert stream.restart(0.0, True)
+    assert [p[3:] for p in first + filled(stream, 25, 5)] == (SYMBOLS * 2)[:30]
+    assert stream.left == 0
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_source_symbols_go_round_and_round(limit: int) -> None:
-    stream = symbol_stream()
-    seen: list[tuple[int, int, bytes, int, int]] = []
-    while len(seen) < 60:
-        batch = Batch(100)
-        assert stream.fill(batch, limit, 5.0) in (5.0, *(5.0 + gap for gap in ROUND_GAPS_S))
-        seen += [parse(packet) for packet in batch.packets()]
-    symbols = [(0, i) for i in range(10)] + [(1, i) for i in range(10)] + [(2, i) for i in range(5)]
-    assert [p[3:] for p in seen] == (symbols * 5)[: len(seen)]
+@pytest.mark.parametrize("at", [0, 4])
+def test_source_symbols_go_round_and_round(limit: int, at: int) -> None:
+    stream = symbol_stream(at=at)
+    stream.restart(5.0, False)
+    seen = filled(stream, 60, limit)
+    first = SYMBOLS.index((at % 3, 0))
+    assert [p[3:] for p in seen] == ((SYMBOLS[first:] + SYMBOLS[:first]) * 5)[: len(seen)]
     assert [p[0] for p in seen] == list(range(len(seen)))
 
 
-def test_long_rounds_have_no_pauses() -> None:
+@pytest.mark.parametrize("limit", [1, 3, 64])
+def test_repair_symbols_come_in_visits_and_never_twice(limit: int) -> None:
+    stream = symbol_stream(source=False, repair=True)
+    assert not stream.restart(5.0, False)
+    seen = filled(stream, 200, limit)
+    visits = [len(list(group)) for _, group in groupby(p[3] for p in seen)]
+    assert visits[:6] == [10, 10, 5, 10, 10, 5]
+    assert all(p[4] >= (10, 10, 5)[p[3]] for p in seen)
+    assert len({p[4] for p in seen}) == len(seen)
+
+
+def test_hashes_come_in_a_source_round_and_then_as_repair_symbols() -> None:
+    stream = symbol_stream(repair=True)
+    stream.restart(5.0, False)
+    seen = filled(stream, 60, 4)
+    assert [p[3:] for p in seen[:25]] == SYMBOLS
+    assert all(p[4] >= (10, 10, 5)[p[3]] for p in seen[25:])
+    stream.restart(5.0, True)  # somebody else joins: source symbols again, a whole round
+    assert sorted(p[3:] for p in filled(stream, 25, 1)) == SYMBOLS
+
+
+def test_repair_starts_slowly_and_doubles() -> None:
     clock = Clock(1e9)
-    stream = symbol_stream(rate_bps=20_000.0)  # a round of 25 packets of 184 bytes takes more than the longest pause
+    stream = symbol_stream(rate_bps=1e8, source=False, repair=True)
     clock.add(stream)
-    clock.run(10.0)
-    times = clock.times[stream]
-    assert len(times) > 50
-    assert max(b - a for a, b in pairwise(times[1:])) < 0.15
+    start = clock.now
+    clock.run(0.05)
+    first = clock.packets(stream)
+    assert 0.5 < first / (SLOW_START_SYMBOLS * 0.05 / 0.693) < 1.5
+    clock.run(0.05)
+    assert 1.5 < (clock.packets(stream) - first) / first < 2.5
+    clock.run(1.0)
+    clock.run(0.1)
+    late = clock.packets(stream) - clock.packets(stream, clock.now - 0.1)
+    assert late * SMALL_BITS / 0.1 == pytest.approx(1e8, rel=0.05)
+    assert clock.packets(stream, start + 0.02) < 20, "what is sent while a leave is on its way"
 
 
 def test_packet_numbers_wrap() -> None:

@@ -14,7 +14,7 @@ from lcsync import group
 from lcsync.const import SCOPES, SEGMENT_BYTES
 from lcsync.group import Kind
 from lcsync.merkle import Tree, as_hashes, node_span, split_level
-from lcsync.table import Group, GroupTable, leaves_levels
+from lcsync.table import Group, GroupTable, fanout_levels
 
 T = 1376
 SITE = SCOPES["site"]
@@ -51,7 +51,7 @@ def test_address_and_group_and_number_belong_together(key: bytes) -> None:
         assert table.find(expected) == number
     assert kinds[Kind.NAME] == len(names) and kinds[Kind.OUTLINE] == sum(len(t.outline) > 1 for t in trees)
     assert kinds[Kind.SOURCE] == sum(len(t.nodes[split_level(len(t.outline))]) for t in trees)
-    assert kinds[Kind.REPAIR] == kinds[Kind.SUMS] == 0
+    assert kinds[Kind.REPAIR] == kinds[Kind.LEAVES] + 2 and kinds[Kind.SUMS] == 0
 
 
 def kinds_of(*trees: Tree) -> list[Kind]:
@@ -61,13 +61,14 @@ def kinds_of(*trees: Tree) -> list[Kind]:
 
 def test_what_a_manifest_always_tells_has_no_group() -> None:
     """The only segment hash, and the hash of an only block."""
-    assert kinds_of(tree(1)) == [Kind.SOURCE]
-    assert sorted(kinds_of(tree(1, block_bytes=SEGMENT_BYTES // 2))) == [Kind.LEAVES, Kind.SOURCE]
-    assert sorted(kinds_of(tree(2))) == [Kind.OUTLINE, Kind.LEAVES, Kind.LEAVES, Kind.SOURCE, Kind.SOURCE]
+    data = [Kind.SOURCE, Kind.REPAIR]
+    assert sorted(kinds_of(tree(1))) == data
+    assert sorted(kinds_of(tree(1, block_bytes=SEGMENT_BYTES // 2))) == [Kind.LEAVES, *data]
+    assert sorted(kinds_of(tree(2))) == sorted([Kind.OUTLINE, Kind.LEAVES, Kind.LEAVES, *data, *data])
 
 
 @pytest.mark.parametrize("segments", [1, 7, 8, 9, 16, 17, 128, 129, 1000])
-def test_every_segment_is_in_one_source_group_and_in_leaves_groups_of_each_level(segments: int) -> None:
+def test_every_segment_is_in_one_source_group_and_in_leaves_and_repair_groups_of_each_level(segments: int) -> None:
     whole = tree(segments, block_bytes=SEGMENT_BYTES // 2)
     table = GroupTable([], [whole], T, SITE)
     groups = [table.group(number) for number in range(len(table))]
@@ -75,10 +76,11 @@ def test_every_segment_is_in_one_source_group_and_in_leaves_groups_of_each_level
     assert len(source) <= 8
     covered = [s for what in source for s in node_span(what.level, what.node, segments)]
     assert sorted(covered) == list(range(segments))
-    levels = list(leaves_levels(segments))
+    levels = list(fanout_levels(segments))
     assert levels[0] == 0 and levels[-1] <= split_level(segments) < levels[-1] + 4
     nodes = [hashes.tobytes() for level in levels for hashes in whole.nodes[level]]
-    assert sum(what.kind is Kind.LEAVES for what in groups) == len(set(nodes))
+    for kind in (Kind.LEAVES, Kind.REPAIR):
+        assert sum(what.kind is kind for what in groups) == len(set(nodes))
 
 
 def test_what_is_unknown_is_found_nowhere() -> None:
@@ -104,14 +106,14 @@ def test_equal_nodes_are_one_group_that_belongs_to_the_first() -> None:
     same_half = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() + tree(8, 5).leaves.tobytes()))
     twice = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() * 2))
     size = {name: len(GroupTable([], trees, T, SITE)) for name, trees in (("one", [one]), ("equal", [one, one]))}
-    assert size["one"] == 1 + 16 + 8
+    assert size["one"] == 1 + 2 * 16 + 8
     assert size["equal"] == size["one"]
     table = GroupTable([], [one, same_half], T, SITE)
-    assert len(table) == 2 * size["one"] - 8 - 4
+    assert len(table) == 2 * size["one"] - 2 * 8 - 4
     shared = group.address(group.group_id(Kind.SOURCE, T, one.nodes[1][2].tobytes()), SITE)
     assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
     table = GroupTable([], [twice], T, SITE)
-    assert len(table) == 1 + 8 + 4
+    assert len(table) == 1 + 2 * 8 + 4
     assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
     longer = Tree(9 * SEGMENT_BYTES, SEGMENT_BYTES, as_hashes(tree(1, 3).leaves.tobytes() + tree(8).leaves.tobytes()))
     table = GroupTable([], [tree(9, 7), tree(8), longer], T, SITE)
@@ -143,7 +145,7 @@ def test_ids_with_equal_heads_are_told_apart(heads: int, monkeypatch: pytest.Mon
     names = [b"%d" % i for i in range(300)]
     monkeypatch.setattr(group, "group_id", colliding(heads))
     table = GroupTable(names, [tree(100)], T, SITE, b"key")  # whose ids are hashed one by one
-    assert len(table) == 300 + 1 + 100 + 7 + 7
+    assert len(table) == 300 + 1 + 2 * (100 + 7) + 7
     found = {table.find(group.address(group.group_id(Kind.NAME, 0, name, b"key"), SITE)): name for name in names}
     assert len(found) == 300
     assert all(names[table.group(number).owner] == name for number, name in found.items())

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from programs import BLOCK, MIB, content, fetch, figures, sharing
 
-from lcsync import _wire, group, merkle
+from lcsync import _wire, _xor, group, merkle
 from lcsync.const import CODEPOINT
 from lcsync.group import Kind
 from lcsync.lab import Host, Lab
-from lcsync.wire import symbol_bytes
+from lcsync.wire import hashes_geometry, symbol_bytes
 
 MakeLab = Callable[..., Lab]
 SYMBOL = symbol_bytes(1500)
@@ -121,6 +121,7 @@ def test_every_packet_is_what_it_says(
     for i, node in enumerate(tree.outline):
         known[group.toi(Kind.SOURCE, SYMBOL, node.tobytes())] = ("source", i)
         known[group.toi(Kind.LEAVES, SYMBOL, node.tobytes())] = ("leaves", i)
+        known[group.toi(Kind.REPAIR, SYMBOL, node.tobytes())] = ("repair", i)
     runs, counts, seen = set(), {}, set()
     for raw, layers in zip(packets, found, strict=True):
         assert number(layers, "rmt-lct.version") == 1
@@ -136,13 +137,19 @@ def test_every_packet_is_what_it_says(
         sbn, esi = number(layers, "rmt-fec.sbn"), number(layers, "rmt-fec.esi")
         fields = _wire.parse(raw[48:])
         assert fields == (cci, number(layers, "rmt-lct.tsi64"), toi(layers), sbn, esi)
+        seed, geometry = tree.outline[node].tobytes(), _wire.Geometry(len(data), MIB, BLOCK, SYMBOL)
+        segment = data[node * MIB : (node + 1) * MIB]
         if kind == "source":
-            geometry = _wire.Geometry(len(data), MIB, BLOCK, SYMBOL)
             offset, length = geometry.place(node, esi)
             assert sbn == 0 and raw[84:] == data[node * MIB + offset : node * MIB + offset + length]
-        elif kind == "leaves":
+        elif kind == "leaves" and esi < 2:
             assert raw[84:] == tree.segment_leaves(node).tobytes()[esi * SYMBOL : (esi + 1) * SYMBOL]
-    assert len(runs) == 1 and seen == {"name", "source", "leaves"}
+        elif kind == "leaves":
+            leaves = tree.segment_leaves(node).tobytes()
+            assert raw[84:] == _xor.repair_symbols(hashes_geometry(64, SYMBOL), 0, seed, leaves, esi, 1)
+        elif kind == "repair":
+            assert sbn == 0 and raw[84:] == _xor.repair_symbols(geometry, node, seed, segment, esi, 1)
+    assert len(runs) == 1 and seen == {"name", "source", "leaves", "repair"}
 
 
 def test_the_outline(make_lab: MakeLab, tmp_path: Path, tshark: str, capture: Callable[[Host], socket.socket]) -> None:

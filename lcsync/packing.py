@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""A folder made a pack: its entry list, its layout, the hashes of its content; and the way back to the bytes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcsync.cache import TreeCache, settled
+from lcsync.const import LIST_BLOCK_BYTES, SEGMENT_BYTES
+from lcsync.contents import Contents, blocks_from_cache, hash_contents
+from lcsync.entries import DEVICES, Entries, Kind, encode
+from lcsync.errors import SourceError
+from lcsync.files import Version
+from lcsync.merkle import Tree, hash_leaves, top
+from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
+from lcsync.paths import printable
+from lcsync.reuse import Blocks, State, is_as_left, known_blocks, numbers_of
+from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE, UID, Folders, Scan, scan
+
+
+@dataclass(frozen=True)
+class What:
+    """What of a folder is shared besides folders and the content of files."""
+
+    links: bool = True
+    hard_links: bool = True
+    specials: bool = True  # fifos, sockets, devices
+    owners: bool = True
+
+
+def entries_of(
+    found: Scan, what: What, read_link: Callable[[bytes], bytes], drop: Collection[bytes] = ()
+) -> tuple[Entries, Numbers]:
+    """The entries of what was found, without the paths to ``drop``, and for each its row. ``read_link``: OSError."""
+    kinds = found.column(KIND).copy()
+    keep = np.ones(len(kinds), bool)
+    links: dict[int, bytes] = {}
+    for row in np.flatnonzero(kinds == Kind.SYMLINK).tolist():
+        try:
+            links[row] = read_link(found.paths[row]) if what.links else b""
+        except OSError:
+            links[row] = b""
+        keep[row] = bool(links[row])
+    keep[np.isin(kinds, [Kind.FIFO, Kind.SOCKET, *DEVICES])] &= what.specials
+    if drop:
+        keep &= np.fromiter((path not in drop for path in found.paths), bool, len(kinds))
+    if what.hard_links:
+        firsts: dict[tuple[int, int], bytes] = {}
+        for row in np.flatnonzero((kinds == Kind.FILE) & keep & (found.column(LINKS) > 1)).tolist():
+            inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
+            first = firsts.setdefault(inode, found.paths[row])
+            if first != found.paths[row]:
+                kinds[row] = Kind.HARDLINK
+                links[row] = first
+    rows = np.flatnonzero(keep)
+    numbers = {row: entry for entry, row in enumerate(rows.tolist())}
+    table = found.rows[rows]
+    devices = {numbers[row]: _device(int(found.rows[row, RDEV])) for row in np.flatnonzero(
+        keep & np.isin(kinds, DEVICES)).tolist()}  # fmt: skip
+    entries = Entries(
+        [found.paths[row] for row in rows.tolist()],
+        kinds[rows].astype(np.uint8),
+        np.where(kinds[rows] == Kind.FILE, table[:, SIZE], 0),
+        {numbers[row]: target for row, target in links.items() if row in numbers},
+        devices,
+        table[:, MODE].astype(np.uint16),
+        table[:, MTIME].copy(),
+        table[:, UID].astype(np.uint32) if what.owners else None,
+        table[:, GID].astype(np.uint32) if what.owners else None,
+    )
+    return entries, rows
+
+
+def _device(rdev: int) -> tuple[int, int]:
+    return os.major(rdev), os.minor(rdev)
+
+
+@dataclass(eq=False)
+class Pack:
+    """A folder that is shared. ``rows``: for each entry that of ``found``; ``data``: the entry list, encoded."""
+
+    path: bytes
+    found: Scan
+    rows: Numbers = field(repr=False)
+    entries: Entries = field(repr=False)
+    layout: Layout = field(repr=False)
+    data: bytes = field(repr=False)
+    tree: Tree = field(repr=False)
+    list_tree: Tree = field(repr=False)
+    looked_ns: int
+    skipped: list[str]
+
+    @cached_property
+    def root(self) -> bytes:
+        return pack_root(self.list_tree.root, self.tree.root)
+
+    def state(self) -> State:
+        """What to keep of it: versions that a change at the time of the look might share are left out."""
+        versions = self.found.versions[self.rows]
+        for i, (size, mtime, ctime, inode, device) in enumerate(versions.tolist()):
+            if not settled(Version(size, mtime, ctime, inode, device), self.looked_ns):
+                versions[i] = 0
+        return State(self.root, b"", self.layout.block_bytes, self.entries.paths, versions, self.data, self.tree.leaves)
+
+    def looks_changed(self) -> bool:
+        """Whether anything in the folder is other than it was."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return True
+        try:
+            now = scan(fd)
+        finally:
+            os.close(fd)
+        return now.paths != self.found.paths or not np.array_equal(now.versions, self.found.versions)
+
+    def load(self, contents: Contents, segment: int) -> bytes | None:
+        """A segment of the content; None if it is not what its hash says any more."""
+        start = segment * SEGMENT_BYTES
+        data = contents.read_at(min(SEGMENT_BYTES, self.layout.length - start), start)
+        right = top(hash_leaves(data, self.layout.block_bytes)) == self.tree.outline[segment].tobytes()
+        return data if right else None
+
+    def single(self, contents: Contents, entry: int) -> tuple[Tree, bytes]:
+        """The tree of one file, for its own name: most of it is known; and the bytes after its last whole block.
+
+        SourceError.
+        """
+        size, length = self.layout.block_bytes, int(self.layout.sizes[entry])
+        first, whole = int(self.layout.starts[entry]) // size, length // size
+        tail = bytearray(length - whole * size)
+        try:
+            done = contents.read(entry, memoryview(tail), whole * size) if tail else 0
+        except OSError:
+            done = -1
+        if done != len(tail):
+            raise SourceError(path=printable(self.entries.paths[entry]), reason="changed; run again")
+        leaves = self.tree.leaves[first : first + whole]
+        if tail or not length:
+            leaves = np.concatenate([leaves, hash_leaves(tail, size)])
+        return Tree(length, size, leaves), bytes(tail)
+
+
+def pack(
+    path: bytes,
+    root_fd: int,
+    block_bytes: int,
+    what: What = What(),
+    state: State | None = None,
+    cache: TreeCache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Pack:
+    """Make the folder open as ``root_fd`` a pack. What a ``state`` or the index on disk knows is not read.
+
+    What can't be read is left out, and said in ``skipped``. SourceError if it is too large for one object.
+    """
+    looked_ns = time.time_ns()
+    found = scan(root_fd)
+    skipped = list(found.skipped)
+    drop: set[bytes] = set()
+    with Folders(root_fd) as folders:
+
+        def read_link(name: bytes) -> bytes:
+            above, base = folders.above(name)
+            return os.readlink(base, dir_fd=above)
+
+        while True:
+            entries, rows = entries_of(found, what, read_link, drop)
+            try:
+                layout = lay_out(entries.paths, entries.sizes, block_bytes)
+            except PackError as error:
+                raise SourceError(path=printable(path), reason=str(error)) from None
+            leaves, lacking = _leaves(root_fd, entries, layout, found.versions[rows], state, cache, progress)
+            if not lacking:
+                break
+            for entry in sorted(lacking):
+                drop.add(entries.paths[entry])
+                skipped.append(f"{printable(entries.paths[entry])}: can't be read, or changed just now")
+            versions = found.versions[rows]
+            versions[sorted(lacking)] = 0
+            state = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves)
+    data = encode(entries)
+    tree = Tree(layout.length, block_bytes, leaves)
+    list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
+    return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, skipped)
+
+
+def _leaves(
+    root_fd: int,
+    entries: Entries,
+    layout: Layout,
+    versions: Numbers,
+    state: State | None,
+    cache: TreeCache | None,
+    progress: Callable[[int], None] | None,
+) -> tuple[NDArray[np.uint8], set[int]]:
+    file = entries.kinds == Kind.FILE
+    origins = np.full(len(entries), -1, np.int64)
+    if state is not None and state.block_bytes == layout.block_bytes:
+        same = is_as_left(state, entries.paths, versions)
+        origins = numbers_of(entries.paths, state.paths)
+        origins[(origins >= 0) & ~(same[origins] & file)] = -1
+        blocks = known_blocks(layout, state, origins)
+    else:
+        blocks = Blocks.none(layout)
+    if cache is not None:
+        known = [Version(*row) if here else None for row, here in zip(versions.tolist(), file.tolist(), strict=True)]
+        blocks_from_cache(cache, layout, blocks, known)
+    lacking = hash_contents(root_fd, list(entries.paths), layout, blocks, np.ones(len(blocks.known), bool), progress)
+    return blocks.leaves, lacking

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""Names of the files in a pack: known by the hash in their group's address, and by nothing else until one is joined.
+
+A row of 12 bytes a file in place of trees, manifests and groups: those are made when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcsync._blake2s import hash_blocks
+from lcsync.const import GROUP_ID_BYTES, HASH_BYTES, PERSON_CHANNEL
+from lcsync.group import Kind, group_id
+from lcsync.pack import Numbers
+
+
+def name_group_ids(folder: bytes, paths: Sequence[bytes]) -> NDArray[np.uint8]:
+    """The low 14 bytes of the group of each name ``folder/path``: ``(n, 14)``, the same as ``group.group_id`` gives.
+
+    Names of one length are hashed together, some at once in each vector register.
+    """
+    head = bytes((Kind.NAME, 0, 0)) + folder + b"/"
+    lengths = np.fromiter(map(len, paths), np.int64, len(paths))
+    out = np.empty((len(paths), GROUP_ID_BYTES), np.uint8)
+    order = np.argsort(lengths, kind="stable")
+    bounds = np.flatnonzero(np.diff(lengths[order])) + 1
+    for part in np.split(order, bounds):
+        if len(part):
+            text = b"".join([head + paths[i] for i in part.tolist()])
+            raw = hash_blocks(text, len(text) // len(part), PERSON_CHANNEL)
+            out[part] = np.frombuffer(raw, np.uint8).reshape(-1, HASH_BYTES)[:, :GROUP_ID_BYTES]
+    return out
+
+
+class FileNames:
+    """Finds the entry that a group address names. ``entries``: the numbers of the pack's files."""
+
+    def __init__(self, folder: bytes, paths: Sequence[bytes], entries: Numbers) -> None:
+        self.folder = folder
+        self.paths = paths
+        ids = name_group_ids(folder, [paths[i] for i in entries.tolist()])
+        heads = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(np.uint64)
+        order = np.argsort(heads)
+        self._heads = heads[order]
+        self._entries = entries[order].astype(np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns."""
+        return self._heads.nbytes + self._entries.nbytes
+
+    def name(self, entry: int) -> bytes:
+        """The name of an entry on the network."""
+        return self.folder + b"/" + self.paths[entry]
+
+    def find(self, address: bytes) -> int:
+        """The entry whose name has this 16-byte group address, -1: none."""
+        head = np.uint64(int.from_bytes(address[2:10], "big"))
+        at = int(np.searchsorted(self._heads, head))
+        while at < len(self._heads) and self._heads[at] == head:
+            entry = int(self._entries[at])
+            if group_id(Kind.NAME, 0, self.name(entry)) == address[2:]:
+                return entry
+            at += 1
+        return -1
+
+    def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of many addresses, (n, 16), may be names of ours: true of all that are, and of hardly any other."""
+        heads = np.ascontiguousarray(addresses[:, 2:10]).view(">u8").ravel().astype(np.uint64)
+        if not len(self._heads):
+            return np.zeros(len(heads), bool)
+        at = np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)
+        found: NDArray[np.bool_] = self._heads[at] == heads
+        return found
