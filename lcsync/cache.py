@@ -115,16 +115,14 @@ class TreeCache:
     def get_many(self, versions: Sequence[Version], block_bytes: int) -> list[Known | None]:
         """For each of the files its tree, if it is known: in a third of the time that one after the other takes."""
         out: list[Known | None] = [None] * len(versions)
-        with self._lock:
-            try:
-                for at in range(0, len(versions), INDEX_GET_ROWS):
-                    if self._db is not None:
-                        some = range(at, min(at + INDEX_GET_ROWS, len(versions)))
+        with self._lock, self._trouble():
+            for at in range(0, len(versions), INDEX_GET_ROWS):
+                if self._db is not None:
+                    some = range(at, min(at + INDEX_GET_ROWS, len(versions)))
+                    try:
                         self._get(self._db, versions, some, block_bytes, out)
-            except sqlite3.DatabaseError as error:
-                self._failed(error)
-            except TypeError:  # a column is of another type
-                self._failed(sqlite3.DatabaseError(UNSOUND))
+                    except TypeError:  # a column is of another type
+                        raise sqlite3.DatabaseError(UNSOUND) from None
         return out
 
     def _get(
@@ -352,6 +350,8 @@ class TreeCache:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
             self._failed(error)
+        except UnicodeDecodeError:  # SQLite tells of what is broken in words of its own
+            self._failed(sqlite3.DatabaseError("is broken beyond words"))
 
     def _failed(self, error: Exception) -> None:
         """A broken index is set aside and made anew; one that can't be used is done without. Both are said."""

@@ -181,6 +181,11 @@ def text(path: Path) -> None:
     path.write_text("not a data base\n" * 1000)
 
 
+def no_words(path: Path) -> None:
+    """SQLite says which table is malformed, in bytes that are not UTF-8."""
+    path.write_bytes(path.read_bytes().replace(b"tablesamesame", b"table\xf3amesame"))
+
+
 def no_table(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE tree")
@@ -245,7 +250,7 @@ def test_an_entry_of_another_file_is_not_taken(tmp_path: Path, said: list[str]) 
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, empty, zero, zero_the_middle, other_version, foreign, text, no_table, wrong_leaves]
+    "harm", [truncate, empty, zero, zero_the_middle, other_version, foreign, text, no_words, no_table, wrong_leaves]
 )
 def test_a_broken_or_foreign_file_is_set_aside(tmp_path: Path, said: list[str], harm: Callable[[Path], None]) -> None:
     path = tmp_path / "index"
