@@ -127,7 +127,8 @@ def test_every_malformed_message_is_dropped_and_counted(make_lab: MakeLab, tmp_p
             joined.first()
         assert share.process.poll() is None
     drops = figures(tmp_path / "stats")["drops"]["eth0"]
-    counted = sum(count for reason, count in drops.items() if reason not in ("unknown group", "record type"))
+    other = ("unknown group", "record type", "queue full")  # what is lost before it is read is not judged
+    counted = sum(count for reason, count in drops.items() if reason not in other)
     print(f"{len(packets)} sent, {counted} counted: {drops}")
     assert counted == len(packets)
     assert len(share.lines) == 2
