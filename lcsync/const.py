@@ -74,6 +74,22 @@ CROWDED_PART = 0.4  # of them useless, when several hosts send: then repair symb
 ALONE_S = 2.0  # a sender that was picked out, and brings nothing for so long, gives way to the next
 TIMEOUT_S = 30.0
 
+# --- rate: how many groups a receiver is in ---
+RATE_LOSS = 0.10  # of the packets of both halves of a second: half of the groups are left
+RATE_ADD_LOSS = 0.02  # if it rises by more with a group that was added, that one is left again
+RATE_CLEAN_LOSS = 0.01  # below, a rate suits
+RATE_DOUBT_LOSS = 0.45  # above, a path's own loss is not believed so fast (bad Wi-Fi: 0.4)
+RATE_HALF_S = 0.5
+RATE_PACKETS_MIN = 100  # of half a second, else it lasts longer: at 1 Mbit/s 8 groups carry 86 a second
+RATE_NOISE_HALVES = 4  # over which the noise of the loss is averaged
+RATE_NOISE_MAX = 0.3  # a part lost above this is no noise
+RATE_JOIN_SETTLE_S = 0.3  # a join takes 10 to 25 ms
+RATE_LEAVE_SETTLE_S = 2.3  # a leave takes 10 ms, or LAST_LISTENER_S and the query's way to snooping bridges: 2.2 s
+RATE_WAIT_S = 10.0  # from a change to one more group, and from a trial that showed nothing to the next
+RATE_WAIT_MAX_S = 320.0  # each failure doubles the wait, up to this
+RATE_STRETCH = 0.5  # and is longer by up to this part, at random: receivers behind one port see each other's trials
+RATE_PAUSE_S = 2.0  # who was not asked for so long was stopped himself
+
 # --- MLD (RFC 9777 section 9) ---
 ROBUSTNESS = 2
 QUERY_INTERVAL_S = 125.0
