@@ -101,8 +101,9 @@ static int of_segments(int why)
 	return why == EINVAL || why == EIO || why == EMSGSIZE || why == ENOPROTOOPT || why == EOPNOTSUPP;
 }
 
-/* Sends the packets from `*sent` on, which it advances; 0 or why it stopped: EINTR, to be called again. Where the kernel does not cut, it is given
- * packet after packet, and one that is too large for the interface goes out in fragments: `*whole` is then 0.
+/* Sends the packets from `*sent` on, which it advances; 0 or why it stopped: EINTR, to be called again. Where the kernel
+ * does not cut, it is given packet after packet, and one that is too large for the interface goes out in fragments:
+ * `*whole` is then 0.
  */
 static int send_packets(struct sender *s, int fd, struct packets *p, uint32_t *sent, int *whole)
 {

@@ -344,6 +344,17 @@ static int take_slot(struct assembler *a, int object, uint32_t segment)
 	return -1;
 }
 
+/* Whether something of a segment is still to be written out. */
+static inline int spill_waits(const struct assembler *a, int object, uint32_t segment)
+{
+	for (int i = 0; i < a->nevents; i++) {
+		const struct event_t *e = &a->events[(a->head + i) % (a->nslots + SOLVES)];
+		if (e->kind == SPILL && e->object == object && e->segment == segment)
+			return 1;
+	}
+	return 0;
+}
+
 /* What a segment had is forgotten, and what is under way to the store with it. */
 static inline void forget(struct assembler *a, int object, uint32_t segment)
 {

@@ -121,6 +121,7 @@ cdef extern from "_wire.h" nogil:
     int take_slot(assembler *, int, uint32_t)
     void free_row(assembler *, int32_t)
     void free_rows(assembler *, object_t *, uint32_t)
+    bint spill_waits(const assembler *, int, uint32_t)
     void forget(assembler *, int, uint32_t)
     void look_at_segment(assembler *, int, uint32_t)
     uint8_t *row_at(assembler *, int32_t)

@@ -455,13 +455,13 @@ cdef class Assembler:
         return a.streams[stream].packets, a.streams[stream].lost, a.streams[stream].useless
 
     def stream_run(self, int stream):
-        """``(tsi, first, last, more)``: the run that a stream brings, its first packet number heard and the last one,
-        and whether other runs were heard too."""
+        """``(first, last, more)``: of the run that a stream brings the first packet number heard and the last one, and
+        whether other runs were heard too."""
         cdef assembler *a = &self.a
         if not 0 <= stream < STREAMS:
             raise IndexError(stream)
         s = &a.streams[stream]
-        return s.tsi, s.since_cci, s.cci, s.runs > 1
+        return s.since_cci, s.cci, s.runs > 1
 
     # --- symbols ---
 

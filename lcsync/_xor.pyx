@@ -36,6 +36,7 @@ from lcsync._wire cimport (
     row_at,
     segment_size,
     slot_t,
+    spill_waits,
     symbol_count,
     take_slot,
 )
@@ -268,12 +269,16 @@ def ready(Assembler into not None, int index, uint32_t segment, bytes seed not N
 
 
 def begin(Assembler into not None, int index, uint32_t segment):
-    """The slot to ``restore`` a segment in, with what it has of it, after ``ready``; -1 if none is free now."""
+    """The slot to ``restore`` a segment in, with what it has of it, after ``ready``; -1 if that must wait: no slot is
+    free, or something of the segment is to be written out first."""
     cdef assembler *a = &into.a
     cdef object_t *o = into.object_at(index, segment)
-    cdef int slot
+    cdef int slot = -1
     pthread_mutex_lock(&a.lock)
-    slot = o.slot[segment] if o.slot[segment] >= 0 else take_slot(a, index, segment)
+    if o.slot[segment] >= 0:
+        slot = o.slot[segment]
+    elif not spill_waits(a, index, segment):
+        slot = take_slot(a, index, segment)
     o.slot[segment] = -1
     pthread_mutex_unlock(&a.lock)
     return slot

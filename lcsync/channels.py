@@ -24,7 +24,6 @@ TAKES = {
     Kind.REPAIR: REPAIR_SYMBOLS,
 }
 Wish = tuple[Kind, int, int]  # kind, level, node
-Window = tuple[int, int]  # of a source round: the run, and the packet number that it began with
 
 
 @dataclass(eq=False)
@@ -49,6 +48,7 @@ class Channel:
     hashes: Geometry | None = None  # how the list is cut, if it carries hashes
     lists: dict[int, bytearray] = field(default_factory=dict)
     here: set[int] = field(default_factory=set)
+    round: int = 0  # source symbols of its segments
     rows: int = 0  # repair symbols that may have to wait
     packets: int = 0
     crowd: tuple[int, int] = (0, 0)  # packets and useless ones at the last look
@@ -106,7 +106,6 @@ class Channels:
         self._said: dict[Download, str] = {}
         self._closed = Loss()
         self._plan_at = 0.0
-        self._windows: dict[tuple[Download, int], Window] = {}  # of source rounds broken off, by first segment
 
     @property
     def loss(self) -> Loss:
@@ -143,16 +142,19 @@ class Channels:
             elif now - channel.heard_at >= SILENCE_S[min(channel.step, len(SILENCE_S) - 1)]:
                 channel.heard_at = now
                 channel.step += 1
+                if channel.kind is Kind.REPAIR and not packets and channel.step > 1:
+                    channel.download.plain[channel.where] = True  # as of a share that hears no joins
+                    self.changed = True
                 leaves.append(channel.address)
                 joins.append(channel.address)
-        while len(self.open) > self.limit:
-            self._leave(self.open[-1], leaves)
         if self.changed or now >= self._plan_at:
             self.changed, self._plan_at = False, now + PLAN_S
             for download in downloads:
                 self._plan(download, now, leaves, joins)
+        here = {channel.address for channel in self.open}
+        joins = [address for address in joins if address in here]  # not one joined again and then left after all
         self.joins += len(joins)
-        return leaves, joins
+        return list(dict.fromkeys(leaves)), joins
 
     def _needed(self, channel: Channel, downloads: Iterable[Download]) -> bool:
         download = channel.download
@@ -166,20 +168,15 @@ class Channels:
 
     def _round_is_over(self, channel: Channel) -> bool:
         """Whether a whole round of source symbols has gone by, or they come twice because two hosts send them."""
-        tsi, first, last, more = self.assembler.stream_run(channel.stream)
+        first, last, more = self.assembler.stream_run(channel.stream)
         packets, _, useless = self.assembler.stream_counts(channel.stream)
-        run, began = self._windows.get((channel.download, channel.first), (tsi, first))
-        if packets and (last - (began if run == tsi else first) & 0xFFFFFFFF) + 1 >= self._round(channel):
+        if packets and (last - first & 0xFFFFFFFF) + 1 >= channel.round:
             return True
         before = channel.crowd
         if packets - before[0] < CROWDED_PACKETS:
             return False
         channel.crowd = packets, useless
         return more and useless - before[1] > CROWDED_PART * (packets - before[0])
-
-    @staticmethod
-    def _round(channel: Channel) -> int:
-        return int(channel.download.symbols[channel.where].sum())
 
     # --- what to join ---
 
@@ -206,6 +203,8 @@ class Channels:
         if not need.any():
             return
         repairing = {(c.level, c.node): c for c in mine if c.kind is Kind.REPAIR}
+        if len(self.open) >= self.limit and not repairing:
+            return
         source, repair = plan.data_nodes(need, download.symbols, download.fresh, download.plain, repairing, self._rows)
         self._tell(download, need, source, repair)
         for node in repairing.keys() - set(repair):
@@ -282,7 +281,8 @@ class Channels:
                 self.assembler.want(number, part)
         stream = self.assembler.add_stream(toi, number, first, count, TAKES[kind])
         return Channel(
-            address, kind, ident, download, level, node, span.start, len(span), number, stream, now, hashes, rows=rows
+            address, kind, ident, download, level, node, span.start, len(span), number, stream, now, hashes,
+            round=int(download.symbols[span.start : span.stop].sum()), rows=rows,
         )  # fmt: skip
 
     # --- what to leave ---
@@ -297,9 +297,6 @@ class Channels:
         self._closed.received += packets
         self._closed.lost += lost
         self.by_kind[channel.kind] += packets
-        if channel.kind is Kind.SOURCE and packets:
-            tsi, first, _, _ = self.assembler.stream_run(channel.stream)
-            self._windows.setdefault((channel.download, channel.first), (tsi, first))  # it may be joined again
         self.assembler.remove_stream(channel.stream)
         if channel.hashes:
             self.assembler.remove_object(channel.object)
@@ -309,8 +306,6 @@ class Channels:
         """A download is over: what was kept for it goes, and at the next update its groups are left."""
         self.changed = True
         self._said.pop(download, None)
-        for key in [key for key in self._windows if key[0] is download]:
-            del self._windows[key]
 
     def close(self) -> list[bytes]:
         """Leave all groups; returns their addresses."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
-from lcsync.options import parser
+from lcsync.options import local_only, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
@@ -84,6 +84,9 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.hex:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
+    synced = len(what) == 2 and not args.share and not args.remote and all(map(is_local, what))
+    if not synced and (option := local_only(args)):
+        raise UsageError(reason=f"{option}: only a local sync does that yet (./SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
     if len(what) == 1:

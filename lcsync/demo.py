@@ -23,6 +23,7 @@ from lcsync.lab import Host, Lab, enter_private_namespaces
 from lcsync.text import human_bytes
 
 NAME = "movie.iso"
+LCSYNC = (sys.executable, "-m", "lcsync", "--no-index")  # it leaves the user's index alone
 
 
 @dataclass
@@ -43,7 +44,7 @@ class _Receiver:
 
     def start(self) -> None:
         self.heard_before = self.host.rx_bytes()
-        argv = [sys.executable, "-m", "lcsync", NAME, f"{self.folder}/", "--stats", str(self.stats)]
+        argv = [*LCSYNC, NAME, f"{self.folder}/", "--stats", str(self.stats)]
         with self.log.open("w") as log:
             self.process = self.host.popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -104,7 +105,7 @@ def _older(source: Path, old: Path) -> None:
 
 
 def _share(host: Host, source: Path, folder: Path) -> subprocess.Popen[Any]:
-    argv = [sys.executable, "-m", "lcsync", str(source), "--stats", str(folder / "share.json"), "--mld"]
+    argv = [*LCSYNC, str(source), "--stats", str(folder / "share.json"), "--mld"]
     process = host.popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.readline()

@@ -73,12 +73,12 @@ class Fountain:
 
     def __init__(self, start: int, ahead_max: int = REPAIR_AHEAD_MAX) -> None:
         self.counter = Counter(start)
-        self._ahead: OrderedDict[tuple[bytes, int], Made] = OrderedDict()
+        self._ahead: OrderedDict[tuple[bytes, int], Made] = OrderedDict()  # by TOI and segment of the object
         self._ahead_max = ahead_max
 
-    def ahead(self, seed: bytes, index: int) -> Made | None:
-        """What was made of the segment before."""
-        return self._ahead.pop((seed, index), None)
+    def ahead(self, toi: bytes, index: int) -> Made | None:
+        """What was made of the segment before. (Not by the seed: hashes and content of one segment have the same.)"""
+        return self._ahead.pop((toi, index), None)
 
     def make(self, shape: Geometry, index: int, seed: bytes, segment: bytes | bytearray | memoryview) -> Made:
         """Fresh symbols of a segment, no more than are of use for a short one."""
@@ -86,9 +86,9 @@ class Fountain:
         count = min(REPAIR_MADE_SYMBOLS, symbols)
         return Made(shape, index, seed, segment, self.counter.take(symbols, count), count)
 
-    def keep(self, seed: bytes, index: int, made: Made) -> None:
+    def keep(self, toi: bytes, index: int, made: Made) -> None:
         """Keep what is left over for another visit."""
         if made.left:
-            self._ahead[seed, index] = made
+            self._ahead[toi, index] = made
             if len(self._ahead) > self._ahead_max:
                 self._ahead.popitem(last=False)

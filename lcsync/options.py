@@ -296,23 +296,34 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _add_local(group: argparse._ArgumentGroup) -> None:
-    flags = (
-        ("-l", "--links", "copy symbolic links as such, and replace those in the way"),
-        ("-t", "--times", "set modification times"),
-        ("-o", "--owner", "set the owner, by name; root alone can"),
-        ("-g", "--group", "set the group, by name; unless root, to one of yours"),
-        ("", "--devices", "copy devices; root alone can"),
-        ("", "--specials", "copy fifos and sockets"),
-        ("-H", "--hard-links", "names of one file become names of one file"),
-        ("-A", "--acls", "set POSIX ACLs, and permissions"),
-        ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
-        ("", "--numeric-ids", "set owners and groups by number, not by name"),
-        ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
-        ("", "--delete", "delete from folders what the source's do not have; see -n"),
-        ("", "--backup", "keep what is replaced or deleted under its name and ~"),
+LOCAL_FLAGS = (
+    ("-l", "--links", "copy symbolic links as such, and replace those in the way"),
+    ("-t", "--times", "set modification times"),
+    ("-o", "--owner", "set the owner, by name; root alone can"),
+    ("-g", "--group", "set the group, by name; unless root, to one of yours"),
+    ("", "--devices", "copy devices; root alone can"),
+    ("", "--specials", "copy fifos and sockets"),
+    ("-H", "--hard-links", "names of one file become names of one file"),
+    ("-A", "--acls", "set POSIX ACLs, and permissions"),
+    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+    ("", "--numeric-ids", "set owners and groups by number, not by name"),
+    ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
+    ("", "--delete", "delete from folders what the source's do not have; see -n"),
+    ("", "--backup", "keep what is replaced or deleted under its name and ~"),
+)
+
+
+def local_only(args: argparse.Namespace) -> str:
+    """The first option given that only a local sync heeds; empty if there is none."""
+    if args.rules:
+        return f"--{args.rules[0][0]}"
+    return next((long for _, long, _ in LOCAL_FLAGS if getattr(args, long[2:].replace("-", "_"))), "") or (
+        "-D" if args.devices_specials else ""
     )
-    for short, long, text in flags:
+
+
+def _add_local(group: argparse._ArgumentGroup) -> None:
+    for short, long, text in LOCAL_FLAGS:
         group.add_argument(*([short] if short else []), long, action="store_true", help=text)
     group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
     for option, metavar, text in (

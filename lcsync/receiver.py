@@ -14,7 +14,7 @@ import numpy as np
 from lcsync import _xor
 from lcsync._wire import EVENT_COMPLETE, EVENT_SPILL, Assembler
 from lcsync.channels import Channel, Channels
-from lcsync.const import ALONE_S, EVENTS_AT_ONCE, RUNS_MAX, SEGMENT_BYTES
+from lcsync.const import ALONE_S, EVENTS_AT_ONCE, POLL_S, RUNS_MAX, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.group import Kind
 
@@ -37,7 +37,9 @@ class Receiver:
         self._places: dict[bytes, list[tuple[Download, int]]] = {}  # of lacking segments, the first is asked for
         self._owners: dict[int, Download] = {}  # by number in the assembler
         self._solvable: deque[tuple[Download, int]] = deque()
-        self._alone: dict[tuple[int, int], tuple[float, int]] = {}  # taken from one sender: since when no symbol came
+        self._alone: dict[tuple[Download | Channel, int], tuple[float, int]] = {}  # segments and parts of lists that
+        # are taken from one sender: since when no symbol came, and how many lacked then
+        self._look_at = 0.0
 
     @property
     def done(self) -> bool:
@@ -120,12 +122,9 @@ class Receiver:
         if slot < 0:  # slots that wait to be written out come first
             self._solvable.append((download, segment))
             return
-        data, runs = self.assembler.data(slot), self.assembler.runs(slot)
-        new = self.assembler.runs(slot, True)
-        if not runs:  # what lacks is read too, in one go, and then solved
-            download.fill(segment, data, [])
-        else:
-            download.fill(segment, data, new)
+        data, new = self.assembler.data(slot), self.assembler.runs(slot, True)
+        # of a slot with nothing in it, what lacks is read too, in one go, and then solved
+        download.fill(segment, data, new if self.assembler.runs(slot) else [])
         _xor.restore(self.assembler, slot, download.segment_hash(segment))
         self.solved += 1
         if len(new) > RUNS_MAX:
@@ -152,21 +151,21 @@ class Receiver:
         self.assembler.release(slot)
         self.channels.look_at(download, segment)
         if not right:
-            if solved and (download.object, segment) in self._alone:
+            if solved and (download, segment) in self._alone:
                 download.plain[segment] = True  # one forged repair symbol spoils all that lacks, a source symbol itself
-            self._wrong(download.object, segment, now)
+            self._wrong(download, segment, now)
             if download.leaves(segment) is not None:
                 self._want(download, segment)
             else:
                 self._ask_leaves(download, segment)
         elif self._alone:
-            self._alone.pop((download.object, segment), None)
+            self._alone.pop((download, segment), None)
 
-    def _wrong(self, number: int, segment: int, now: float) -> None:
+    def _wrong(self, owner: Download | Channel, segment: int, now: float) -> None:
         """Somebody sent wrong symbols: find out who, by taking the segment from one sender at a time."""
         self.rejected += 1
-        self.assembler.blame(number, segment)
-        self._alone[number, segment] = (now, -1)
+        self.assembler.blame(owner.object, segment)
+        self._alone[owner, segment] = (now, -1)
 
     def _ask_leaves(self, download: Download, segment: int) -> None:
         """Have the block hashes come, that one bad symbol may cost one block."""
@@ -195,7 +194,7 @@ class Receiver:
                 _xor.restore(self.assembler, slot, channel.ident)
                 kept[:] = data
             if not (self._outline if channel.kind is Kind.OUTLINE else self._leaves)(channel, part):
-                self._wrong(channel.object, part, now)
+                self._wrong(channel, part, now)
                 self.assembler.want(channel.object, part)
             self.channels.changed = True
         self.assembler.release(slot)
@@ -244,27 +243,31 @@ class Receiver:
 
     def update(self, now: float) -> tuple[list[bytes], list[bytes]]:
         """Groups to leave and groups to join now. Call it after ``handle``, and once in a while."""
-        for (number, segment), (since, left) in list(self._alone.items()):
-            self._look_at_sender(number, segment, since, left, now)
+        if now >= self._look_at:
+            self._look_at = now + POLL_S
+            for (owner, segment), (since, left) in list(self._alone.items()):
+                self._look_at_sender(owner, segment, since, left, now)
         return self.channels.update(now, self.downloads)
 
-    def _look_at_sender(self, number: int, segment: int, since: float, left: int, now: float) -> None:
+    def _look_at_sender(self, owner: Download | Channel, segment: int, since: float, left: int, now: float) -> None:
         """A segment that is taken from one sender alone: who brings nothing of it gives way to the next."""
-        download = self._owners.get(number)
-        channel = None if download else self.channels.of_object(number)
-        if (download is None or not download.lack[segment]) and channel is None:
-            del self._alone[number, segment]
+        if isinstance(owner, Download):
+            lacking = owner.object >= 0 and bool(owner.lack[segment])
+        else:
+            lacking = owner in self.channels.open
+        if not lacking:
+            del self._alone[owner, segment]
             return
-        lacks = self.assembler.lacks(number, segment)
+        lacks = self.assembler.lacks(owner.object, segment)
         if lacks != left:
-            self._alone[number, segment] = (now, lacks)
+            self._alone[owner, segment] = (now, lacks)
         elif now - since >= ALONE_S:
-            self._alone[number, segment] = (now, -1)
-            self.assembler.try_next(number, segment)
-            if download is not None:
-                self._want(download, segment)
+            self._alone[owner, segment] = (now, -1)
+            self.assembler.try_next(owner.object, segment)
+            if isinstance(owner, Download):
+                self._want(owner, segment)
             else:
-                self.assembler.want(number, segment)
+                self.assembler.want(owner.object, segment)
 
     def finish(self, download: Download) -> None:
         """Forget a download that is done, or given up: others take over what they waited for in it."""

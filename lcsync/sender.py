@@ -197,16 +197,15 @@ class SymbolStream(Stream):
 
     def _fill_repair(self, repair: Repair, batch: Batch, limit: int, now: float) -> float:
         segment = self.first + self.sbn
-        seed = repair.seed(segment)
         visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
-        made = repair.fountain.ahead(seed, segment)
+        made = repair.fountain.ahead(self.toi, segment)
         if made is None:
             data = self.load(segment)
             if data is None:
                 return inf
-            made = repair.fountain.make(self.geometry, segment, seed, data)
+            made = repair.fountain.make(self.geometry, segment, repair.seed(segment), data)
         count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
-        repair.fountain.keep(seed, segment, made)
+        repair.fountain.keep(self.toi, segment, made)
         self._count(count)
         self._visited += count
         if self._visited >= visit:

@@ -116,10 +116,12 @@ class Share:
             self._start(port, number, now)
 
     def open_all(self, ifindex: int, now: float) -> None:
-        """Without MLD: take every group as joined, for good."""
+        """Without MLD: take every group as joined, for good; but no repair group, of which there is one a segment."""
         port = self.ports[ifindex]
         port.always = True
         for number in range(len(self.table)):
+            if self.table.group(number).kind is Kind.REPAIR:
+                continue
             address = self.table.address(number)
             if port.streams.get(address) not in self.scheduler.running:
                 port.tracker.refresh(address, MALI_S)  # a join, unless it was joined before

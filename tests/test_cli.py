@@ -269,6 +269,10 @@ def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
         (("./nothing-here", "./b"), 7, ("nothing-here", "no such file")),
         (("--exclude-from=none", "./", "./b"), 7, ("none", "no such file", "--exclude-from")),
         (("--backup", "--inplace", "./", "./b"), 2, ("--backup", "choose one")),
+        (("--delete", "class", "./"), 2, ("--delete", "local sync")),
+        (("-aH", "class", "./"), 2, ("--hard-links", "local sync")),
+        (("--exclude=*.o", "./class"), 2, ("--exclude", "local sync")),
+        (("-D", "class"), 2, ("-D", "local sync")),
         (("name:../x", "./"), 12, ("../x", "unsafe")),
     ],
 )

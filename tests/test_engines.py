@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memory import (
     IFINDEX,
     REPORT_DELAY_S,
+    SCOPE,
     SYMBOL,
     Faults,
     Host,
@@ -23,12 +24,12 @@ from memory import (
     tree_of,
 )
 
-from lcsync import channels, share
-from lcsync._wire import Geometry
-from lcsync.const import BLOCK_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S
+from lcsync import _xor, channels, group, share
+from lcsync._wire import Geometry, parse
+from lcsync.const import ALONE_S, BLOCK_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S
 from lcsync.group import Kind
 from lcsync.manifest import Content, describe
-from lcsync.wire import hashes_geometry
+from lcsync.wire import hashes_geometry, source_geometry
 
 MIB = 1 << 20
 FILE = content(8 * MIB + 12345)
@@ -415,6 +416,76 @@ def test_a_download_given_up_leaves_its_part_to_the_others() -> None:
     assert host.jobs[0].data == data
 
 
+def test_a_download_given_up_while_its_senders_are_told_apart() -> None:
+    """Its number goes to a shorter one, of which nobody asks for a segment that it has not."""
+    data = FILE[: 3 * MIB]
+    network = Network({b"a": data, b"b": data[:MIB]}, bwlimit_bps=1e7)
+    network.liar(spoil=1.0)
+    host = network.host()
+    host.fetch(b"a")
+    network.run(lambda: any(segment for _, segment in host.receiver._alone))
+    first = host.jobs.pop(0)
+    assert first.download is not None
+    found = describe(tree_of(data[:MIB]), Content.FILE, SYMBOL, 0, 0, 0, None)
+    host.receiver.finish(first.download)
+    job = host.fetch(b"b", found=found)  # begins before the next look at groups
+    network.run()
+    network.idle(2 * ALONE_S)
+    assert job.data == data[:MIB] and not host.receiver._alone
+
+
+def test_hashes_and_content_of_one_segment_keep_their_repair_symbols_apart() -> None:
+    """The block hashes under a node of one segment have that segment's hash for their seed, too."""
+    data = content(MIB, 8)
+    network = Network({b"a": data}, bwlimit_bps=1e8)
+    bare = Kind.LEAVES, Kind.REPAIR
+    tree = tree_of(data)
+    addresses = [group.address(group.group_id(kind, SYMBOL, tree.outline[0].tobytes()), SCOPE) for kind in bare]
+    sent: dict[bytes, list[bytes]] = {address: [] for address in addresses}
+    transit = network._transit
+
+    def noted(address: bytes, packets: list[bytes], source: bytes) -> None:
+        sent.get(address, []).extend(packets)
+        transit(address, packets, source)
+
+    network._transit = noted  # type: ignore[method-assign]
+    for address in addresses:
+        network.share.hear(IFINDEX, b"\xfe\x80" + bytes(13) + b"\x01", listen(address), network.now)
+    network.idle(2.0)
+    for kind, address in zip(bare, addresses, strict=True):
+        geometry = hashes_geometry(64, SYMBOL) if kind is Kind.LEAVES else source_geometry(MIB, BLOCK_BYTES, SYMBOL)
+        whole = tree.leaves.tobytes() if kind is Kind.LEAVES else data
+        repair = [packet for packet in sent[address] if parse(packet)[4] >= geometry.symbols(0)]
+        assert len(repair) > 5
+        for packet in repair[:100]:
+            made = _xor.repair_symbols(geometry, 0, tree.outline[0].tobytes(), whole, parse(packet)[4], 1)
+            assert packet[HEADER_BYTES:] == made
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_a_share_that_hears_no_joins_still_brings_all(loss: float) -> None:
+    """It sends source rounds all the time and no repair symbols: there would be a group of them for each segment."""
+    data = FILE[: 4 * MIB]
+    network = Network({b"file": data}, bwlimit_bps=1e8)
+    network._reports = _Deaf(1 << 30)
+    network.share.open_all(IFINDEX, network.now)
+    host = network.host(Faults(loss=loss))
+    jobs = [host.fetch(b"file"), network.host().fetch(b"file", old=changed(data, 7))]
+    network.run(limit_s=30)
+    assert [job.data == data for job in jobs] == [True] * 2
+    assert network.sent(Kind.REPAIR) == 0
+
+
+def test_a_round_that_must_be_taken_again_is_taken_whole() -> None:
+    """Where repair symbols are forged, source rounds follow each other, each joined once."""
+    network = Network({b"file": FILE[: 4 * MIB]}, bwlimit_bps=1e8)
+    host = network.host(Faults(spoil=0.02))
+    job = host.fetch(b"file")
+    network.run()
+    assert job.data == FILE[: 4 * MIB]
+    assert host.receiver.channels.joins < 60
+
+
 # --- when it stops, and when it goes on ---
 
 
@@ -542,13 +613,18 @@ def test_content_that_is_gone_for_a_while_goes_on(pause_s: float) -> None:
 def test_a_share_without_mld_sends_all_and_after_a_change_what_is_there() -> None:
     network = Network({b"file": FILE[:MIB], b"other": FILE[: 2 * MIB]})
     network.share.open_all(IFINDEX, network.now)
-    assert len(network.share.active()) == len(network.share.table)
+
+    def offered() -> int:
+        table = network.share.table
+        return sum(table.group(number).kind is not Kind.REPAIR for number in range(len(table)))
+
+    assert len(network.share.active()) == offered()
     network.idle(0.1)
     replaced(network, {b"file": FILE[:MIB]})
     network.share.open_all(IFINDEX, network.now)
     network.share.refresh_all(IFINDEX)
     network.idle(1)
-    assert len(network.share.active()) == len(network.share.table)
+    assert len(network.share.active()) == offered()
 
 
 def test_streams_that_rest_are_forgotten_but_not_their_packet_numbers() -> None:
