@@ -15,6 +15,7 @@ from lcsync._blake2s import hash_blocks
 from lcsync.const import GROUP_ID_BYTES, HASH_BYTES, PERSON_CHANNEL
 from lcsync.group import Kind, group_id
 from lcsync.pack import Numbers
+from lcsync.table import heads_among, with_head
 
 
 def name_group_ids(folder: bytes, paths: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -61,20 +62,12 @@ class FileNames:
 
     def find(self, address: bytes) -> int:
         """The entry whose name has this 16-byte group address, -1: none."""
-        head = np.uint64(int.from_bytes(address[2:10], "big"))
-        at = int(np.searchsorted(self._heads, head))
-        while at < len(self._heads) and self._heads[at] == head:
+        for at in with_head(self._heads, address):
             entry = int(self._entries[at])
             if group_id(Kind.NAME, 0, self.name(entry)) == address[2:]:
                 return entry
-            at += 1
         return -1
 
     def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of many addresses, (n, 16), may be names of ours: true of all that are, and of hardly any other."""
-        heads = np.ascontiguousarray(addresses[:, 2:10]).view(">u8").ravel().astype(np.uint64)
-        if not len(self._heads):
-            return np.zeros(len(heads), bool)
-        at = np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)
-        found: NDArray[np.bool_] = self._heads[at] == heads
-        return found
+        return heads_among(self._heads, addresses)

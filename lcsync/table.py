@@ -19,6 +19,7 @@ from lcsync.const import FANOUT_LEVELS, GROUP_ID_BYTES, PERSON_CHANNEL, ROWS_AT_
 from lcsync.group import Kind
 from lcsync.merkle import Tree, as_hashes, block_count, split_level
 
+Heads = NDArray[np.uint64]  # the first 8 bytes of group ids, sorted
 _ROW = np.dtype([("tail", "V6"), ("kind", "u1"), ("level", "u1"), ("owner", "u4"), ("node", "u4")])
 Ids = NDArray[np.uint8]  # what groups are named by: (n, bytes of each)
 
@@ -60,6 +61,24 @@ class _Rows(NamedTuple):
     ids: Ids
     owner: NDArray[np.uint32]
     node: NDArray[np.uint32]
+
+
+def with_head(heads: Heads, address: bytes) -> Iterator[int]:
+    """The rows of sorted ``heads`` that a 16-byte address may be: bytes 2 to 10 are equal."""
+    head = np.uint64(int.from_bytes(address[2:10], "big"))
+    at = int(np.searchsorted(heads, head))
+    while at < len(heads) and heads[at] == head:
+        yield at
+        at += 1
+
+
+def heads_among(heads: Heads, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of many addresses, (n, 16), have a row in sorted ``heads``."""
+    asked = np.ascontiguousarray(addresses[:, 2:10]).view(">u8").ravel().astype(np.uint64)
+    if not len(heads):
+        return np.zeros(len(asked), bool)
+    found: NDArray[np.bool_] = heads[np.minimum(np.searchsorted(heads, asked), len(heads) - 1)] == asked
+    return found
 
 
 class GroupTable:
@@ -105,23 +124,12 @@ class GroupTable:
         """The number of a 16-byte group address, -1 if it is none of ours."""
         if address[:2] != self._prefix:
             return -1
-        head, tail = np.uint64(int.from_bytes(address[2:10], "big")), address[10:]
-        at = int(np.searchsorted(self._heads, head))
-        while at < len(self._heads) and self._heads[at] == head:
-            if self._rows["tail"][at].tobytes() == tail:
-                return at
-            at += 1
-        return -1
+        tail = address[10:]
+        return next((at for at in with_head(self._heads, address) if self._rows["tail"][at].tobytes() == tail), -1)
 
     def have(self, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of many addresses, (n, 16), may be ours: true of all that are, and of hardly any other."""
-        heads = np.ascontiguousarray(addresses[:, 2:10]).view(">u8").ravel().astype(np.uint64)
-        if not len(self._heads):
-            return np.zeros(len(heads), bool)
-        at = np.searchsorted(self._heads, heads)
-        at[at == len(self._heads)] = 0
-        found: NDArray[np.bool_] = self._heads[at] == heads
-        return found
+        return heads_among(self._heads, addresses)
 
     def address(self, number: int) -> bytes:
         """The 16-byte address of a group."""
