@@ -17,7 +17,7 @@ ROWS = (
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download plan rate reuse share",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
-    "lab scan contents packstore packing present thresholds",
+    "lab scan contents packstore packing packitem present thresholds",
     "link serve names fetch progress job space update destination things local demo probe doctor tune measure plot",
     "options cli __main__",
 )
