@@ -12,12 +12,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lcsync import files
 from lcsync.cache import TreeCache, settled
-from lcsync.const import LIST_BLOCK_BYTES, SEGMENT_BYTES
-from lcsync.contents import Contents, blocks_from_cache, hash_contents
+from lcsync.const import (
+    ENTRIES_MAX,
+    LIST_BLOCK_BYTES,
+    LIST_BYTES_MAX,
+    NAME_BYTES_MAX,
+    PATHS_BYTES_MAX,
+    SEGMENT_BYTES,
+)
+from lcsync.contents import SOURCE_FLAGS, Contents, blocks_from_cache, hash_contents
 from lcsync.entries import DEVICES, Entries, Kind, encode
 from lcsync.errors import SourceError
-from lcsync.files import Version
+from lcsync.files import FOLDER_FLAGS, Version
 from lcsync.merkle import Tree, hash_leaves, top
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
 from lcsync.paths import printable
@@ -33,6 +41,9 @@ class What:
     hard_links: bool = True
     specials: bool = True  # fifos, sockets, devices
     owners: bool = True
+
+
+ALL = What()
 
 
 def entries_of(
@@ -101,6 +112,21 @@ class Pack:
     def root(self) -> bytes:
         return pack_root(self.list_tree.root, self.tree.root)
 
+    def open(self) -> Contents:
+        """The content, to be read. OSError."""
+        with files.closing(os.open(self.path, FOLDER_FLAGS)) as fd:
+            return Contents(fd, self.entries.paths, self.layout)
+
+    def is_state_of(self, state: State | None) -> bool:
+        """Whether a state tells all that this one would."""
+        return (
+            state is not None
+            and state.data == self.data
+            and state.paths == self.entries.paths
+            and np.array_equal(state.versions, self.found.versions[self.rows])
+            and np.array_equal(state.leaves, self.tree.leaves)
+        )
+
     def state(self) -> State:
         """What to keep of it: versions that a change at the time of the look might share are left out."""
         versions = self.found.versions[self.rows]
@@ -152,19 +178,23 @@ def pack(
     path: bytes,
     root_fd: int,
     block_bytes: int,
-    what: What = What(),
+    what: What = ALL,
     state: State | None = None,
     cache: TreeCache | None = None,
     progress: Callable[[int], None] | None = None,
+    wrong: Collection[bytes] = (),
 ) -> Pack:
-    """Make the folder open as ``root_fd`` a pack. What a ``state`` or the index on disk knows is not read.
+    """Make the folder open as ``root_fd`` a pack. What a ``state`` or the index on disk knows is not read, but of the
+    paths that are known to be ``wrong``.
 
     What can't be read is left out, and said in ``skipped``. SourceError if it is too large for one object.
     """
     looked_ns = time.time_ns()
     found = scan(root_fd)
     skipped = list(found.skipped)
-    drop: set[bytes] = set()
+    drop = {each for each in found.paths if len(each) > NAME_BYTES_MAX}
+    if drop:
+        skipped.append(f"{len(drop)} paths of more than {NAME_BYTES_MAX} bytes, not shared")
     with Folders(root_fd) as folders:
 
         def read_link(name: bytes) -> bytes:
@@ -173,23 +203,51 @@ def pack(
 
         while True:
             entries, rows = entries_of(found, what, read_link, drop)
-            try:
-                layout = lay_out(entries.paths, entries.sizes, block_bytes)
-            except PackError as error:
-                raise SourceError(path=printable(path), reason=str(error)) from None
-            leaves, lacking = _leaves(root_fd, entries, layout, found.versions[rows], state, cache, progress)
+            layout = _laid_out(path, entries, block_bytes)
+            trusted = entries.kinds == Kind.FILE
+            doubtful = numbers_of(list(wrong), entries.paths)
+            trusted[doubtful[doubtful >= 0]] = False
+            versions = found.versions[rows]
+            leaves, lacking = _leaves(root_fd, entries, layout, versions, trusted, state, cache, progress)
             if not lacking:
                 break
             for entry in sorted(lacking):
                 drop.add(entries.paths[entry])
-                skipped.append(f"{printable(entries.paths[entry])}: can't be read, or changed just now")
-            versions = found.versions[rows]
+                skipped.append(f"{printable(entries.paths[entry])}: {_why(folders, entries.paths[entry])}")
             versions[sorted(lacking)] = 0
-            state = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves)
+            state, wrong = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves), ()
     data = encode(entries)
+    if len(data) > LIST_BYTES_MAX:
+        raise _too_large(path, f"the list of what is in it has more than {LIST_BYTES_MAX >> 20} MiB")
     tree = Tree(layout.length, block_bytes, leaves)
     list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
     return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, skipped)
+
+
+def _laid_out(path: bytes, entries: Entries, block_bytes: int) -> Layout:
+    """The layout of what a receiver would take; SourceError."""
+    if len(entries) > ENTRIES_MAX:
+        raise _too_large(path, f"more than {ENTRIES_MAX} files and folders")
+    if sum(map(len, entries.paths)) > PATHS_BYTES_MAX:
+        raise _too_large(path, f"more than {PATHS_BYTES_MAX >> 20} MiB of paths")
+    try:
+        return lay_out(entries.paths, entries.sizes, block_bytes)
+    except PackError as error:
+        raise _too_large(path, str(error)) from None
+
+
+def _too_large(path: bytes, reason: str) -> SourceError:
+    return SourceError(path=printable(path), reason=f"{reason}; share the folders in it one by one")
+
+
+def _why(folders: Folders, path: bytes) -> str:
+    """Why a file could not be read as it was found."""
+    try:
+        above, name = folders.above(path)
+        os.close(os.open(name, SOURCE_FLAGS, dir_fd=above))
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return "changed while it was read; run again"
 
 
 def _leaves(
@@ -197,21 +255,20 @@ def _leaves(
     entries: Entries,
     layout: Layout,
     versions: Numbers,
+    trusted: NDArray[np.bool_],
     state: State | None,
     cache: TreeCache | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[NDArray[np.uint8], set[int]]:
-    file = entries.kinds == Kind.FILE
-    origins = np.full(len(entries), -1, np.int64)
-    if state is not None and state.block_bytes == layout.block_bytes:
+    if state is not None and state.block_bytes == layout.block_bytes and state.is_sound():
         same = is_as_left(state, entries.paths, versions)
         origins = numbers_of(entries.paths, state.paths)
-        origins[(origins >= 0) & ~(same[origins] & file)] = -1
+        origins[(origins >= 0) & ~(same[origins] & trusted)] = -1
         blocks = known_blocks(layout, state, origins)
     else:
         blocks = Blocks.none(layout)
     if cache is not None:
-        known = [Version(*row) if here else None for row, here in zip(versions.tolist(), file.tolist(), strict=True)]
+        known = [Version(*row) if fine else None for row, fine in zip(versions.tolist(), trusted.tolist(), strict=True)]
         blocks_from_cache(cache, layout, blocks, known)
     lacking = hash_contents(root_fd, list(entries.paths), layout, blocks, np.ones(len(blocks.known), bool), progress)
     return blocks.leaves, lacking

@@ -133,8 +133,9 @@ def row_of(info: os.stat_result) -> tuple[int, ...]:
     """A status as COLUMNS."""
     mode = info.st_mode
     return (
-        _KINDS[mode & _TYPE], info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino & _WORD,
-        info.st_dev & _WORD, mode & 0o7777, info.st_uid, info.st_gid, info.st_nlink, info.st_rdev & _WORD,
+        _KINDS[mode & _TYPE], info.st_size, min(info.st_mtime_ns, _WORD), min(info.st_ctime_ns, _WORD),
+        info.st_ino & _WORD, info.st_dev & _WORD, mode & 0o7777, info.st_uid, info.st_gid, info.st_nlink,
+        info.st_rdev & _WORD,
     )  # fmt: skip
 
 

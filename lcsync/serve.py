@@ -129,7 +129,7 @@ class Server:
             tracker = self._start(port, now)
         if options.verbose:
             self.options.say(f"{options.tracker.why(tracker)}; {human_bytes(tracker.memory_bytes)} an interface")
-        self._pool.submit(self.index.cache.flush)  # nobody need wait for what only the next start is faster by
+        self._pool.submit(self.index.keep)  # nobody need wait for what only the next start is faster by
 
     def _link(self, interface: net.Interface) -> Link:
         """The sockets of an interface. UsageError, NoMulticast, NoPrivilege."""
@@ -176,21 +176,20 @@ class Server:
 
     def _offer(self) -> Offer:
         items = self.index.items
-        by_tree = {item.tree: item for item in items}
-        big = [item.tree for item in items if item.inline is None]
+        sources = {source.tree: source for item in items for source in item.sources()}
         symbol = symbol_bytes(self.options.mtu)
 
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
             self._asked = True
-            return None if item.looks_changed() else item.manifest(symbol)
+            return None if item.seems_changed() else item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
-            data = self.cache.load(by_tree[tree], segment)
+            data = self.cache.load(sources[tree], segment)
             self._asked = self._asked or data is None
             return data
 
-        return Offer([item.name for item in items], big, manifest, load, symbol)
+        return Offer([item.name for item in items], list(sources), manifest, load, symbol)
 
     # --- the loop ---
 
@@ -321,15 +320,16 @@ class Server:
         """A new index if anything changed; in a thread of its own."""
         started = time.monotonic()
         try:
-            return index.again() if index.looks_changed() else None
+            fresh = index.again() if index.looks_changed() else None
+            (fresh or index).keep()
+            return fresh
         finally:
-            index.cache.flush()
             self._looked_for_s = time.monotonic() - started
 
     def _renew(self, fresh: Index, now: float) -> None:
         news = [line for line in fresh.skipped if line not in self.index.skipped]
         self.index = fresh
-        self.cache.close_files()
+        self.cache.opened.close()
         self._asked = any(item.changed for item in fresh.items)
         for line in news:
             self.options.say(line)
@@ -338,7 +338,7 @@ class Server:
             for port in self.ports:
                 self.share.open_all(port.interface.index, now)
 
-    def _go_on(self, path: bytes, done: int, total: int) -> None:
+    def _go_on(self, path: bytes, done: int) -> None:
         """Called while files are read: ends the reading when the server is closed."""
         if self._closing:
             raise CancelledError
@@ -349,7 +349,7 @@ class Server:
         for port in self.ports:
             port.close()
         self.ports = []
-        self.cache.close_files()
+        self.cache.opened.close()
         self._changes.close()
         self._poll.close()
 
@@ -365,7 +365,7 @@ class Server:
         """What is shared, and where, in a line."""
         names = [printable(name) for name, _ in self.index.given]
         where = ", ".join(port.interface.name for port in self.ports)
-        size = sum(item.tree.length for item in self.index.items if item.version)
+        size = sum(item.size for item in self.index.items)
         how = "while somebody listens" if self.mld else "all the time"
         return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
 
@@ -398,4 +398,4 @@ def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator
     for line in index.skipped:
         options.say(line)
     for item in index.items:
-        yield f"{item.tree.root.hex()} {item.tree.length:>14} {printable(item.name)}"
+        yield f"{item.root.hex()} {item.size:>14} {printable(item.name)}"

@@ -171,7 +171,7 @@ def test_a_new_file_in_a_folder_is_noticed(make_lab: MakeLab, tmp_path: Path, to
 def expected_root(root: Path) -> bytes:
     index = Index(BLOCK)
     index.add(b"class", bytes(root))
-    return index.items[-1].tree.root
+    return index.items[-1].root
 
 
 def test_ended_while_a_large_file_is_read(make_lab: MakeLab, tmp_path: Path) -> None:

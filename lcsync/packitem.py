@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+"""A folder that is shared: its pack under a name, its manifest, and the two objects that go on the wire."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from lcsync import files
+from lcsync.const import MTIME_NS_MAX, SEGMENT_BYTES
+from lcsync.entries import Kind
+from lcsync.manifest import Content, describe_pack
+from lcsync.merkle import Tree
+from lcsync.packing import Pack
+from lcsync.segments import OpenFiles, Source
+
+
+@dataclass(eq=False)
+class PackItem:
+    """A shared name: the folder at ``path`` as it was when it was made a ``pack``.
+
+    ``wrong``: entries that were found to have another content than their blocks say, whatever their times are.
+    """
+
+    name: bytes
+    path: bytes
+    pack: Pack
+    serial: int
+    version: files.Version  # of the folder itself
+    changed: bool = False  # something is no longer what the trees say
+    wrong: set[bytes] = field(default_factory=set)
+    kept: bool = False  # in the index on disk
+
+    @property
+    def kind(self) -> Content:
+        return Content.PACK
+
+    @property
+    def root(self) -> bytes:
+        return self.pack.root
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return int(self.pack.layout.sizes.sum())
+
+    def entry_of(self, name: bytes) -> int:
+        """The entry of the file that has this name, -1: none."""
+        path = name.removeprefix(self.name + b"/")
+        paths = self.pack.entries.paths
+        at = bisect_left(paths, path)
+        there = path != name and at < len(paths) and paths[at] == path and self.pack.entries.kinds[at] == Kind.FILE
+        return at if there else -1
+
+    def manifest(self, symbol_bytes: int) -> bytes:
+        """The packet that describes the name."""
+        pack, entries = self.pack, self.pack.entries
+        mode = 0o755 if entries.modes is None else int(entries.modes[0])
+        mtime_ns = 0 if entries.mtimes_ns is None else int(entries.mtimes_ns[0])
+        mtime_ns = min(max(0, mtime_ns), MTIME_NS_MAX)
+        return describe_pack(
+            pack.list_tree, pack.tree, symbol_bytes, mode, mtime_ns, self.serial, pack.data
+        ).encode()  # fmt: skip
+
+    def sources(self) -> list[Source]:
+        """What has groups of its own: the entry list and the content."""
+        return [_EntryList(self.pack), _Content(self)]
+
+    def seems_changed(self) -> bool:
+        """The same as `looks_changed` by the folder alone: to look at all that is in it takes too long for a packet."""
+        if not self.changed:
+            try:
+                self.changed = files.version_of(os.stat(self.path)) != self.version
+            except OSError:
+                self.changed = True
+        return self.changed
+
+    def looks_changed(self) -> bool:
+        """Whether anything in the folder is other than it was."""
+        self.changed = self.seems_changed() or self.pack.looks_changed()
+        return self.changed
+
+
+@dataclass(eq=False)
+class _EntryList:
+    pack: Pack
+
+    @property
+    def tree(self) -> Tree:
+        return self.pack.list_tree
+
+    @property
+    def data(self) -> bytes:
+        return self.pack.data
+
+    def read(self, opened: OpenFiles, view: memoryview, start: int) -> int:
+        raise AssertionError("it is in memory")
+
+    def spoil(self, segment: int) -> None:
+        raise AssertionError("it is in memory")
+
+
+@dataclass(eq=False)
+class _Content:
+    item: PackItem
+    data: None = None
+
+    @property
+    def tree(self) -> Tree:
+        return self.item.pack.tree
+
+    def read(self, opened: OpenFiles, view: memoryview, start: int) -> int:
+        return 0 if opened.contents(self.item.pack).fill(view, start) else len(view)
+
+    def spoil(self, segment: int) -> None:
+        """Other bytes than were hashed: what is in the segment is not believed to be as it was, whatever its times."""
+        item = self.item
+        item.changed = True
+        entries = item.pack.layout.between(segment * SEGMENT_BYTES, SEGMENT_BYTES).tolist()
+        item.wrong.update(item.pack.entries.paths[entry] for entry in entries)
