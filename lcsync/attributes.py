@@ -156,7 +156,7 @@ def _group(gid: int) -> bytes:
 
 
 @cache
-def _uid(user: bytes, uid: int) -> int:
+def uid_here(user: bytes, uid: int) -> int:
     """Who the user of that name is here; root is root, and a name unknown here means the number."""
     try:
         return pwd.getpwnam(os.fsdecode(user)).pw_uid if user and uid else uid
@@ -165,7 +165,7 @@ def _uid(user: bytes, uid: int) -> int:
 
 
 @cache
-def _gid(group: bytes, gid: int) -> int:
+def gid_here(group: bytes, gid: int) -> int:
     try:
         return grp.getgrnam(os.fsdecode(group)).gr_gid if group and gid else gid
     except KeyError:
@@ -189,7 +189,7 @@ def wanted(entry: Entry, keep: Keep, here: os.stat_result) -> Wanted:
     the source: else they would give the rights of another one.
     """
     root = os.geteuid() == 0
-    uid, gid = _uid(entry.user, entry.uid), _gid(entry.group, entry.gid)
+    uid, gid = uid_here(entry.user, entry.uid), gid_here(entry.group, entry.gid)
     chown = keep.owner and root
     chgrp = keep.group and (root or gid == os.getegid() or gid in os.getgroups())
     bits = entry.mode & PLAIN

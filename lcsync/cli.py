@@ -84,9 +84,9 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.hex:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
-    synced = len(what) == 2 and not args.share and not args.remote and all(map(is_local, what))
-    if not synced and (option := local_only(args)):
-        raise UsageError(reason=f"{option}: only a local sync does that yet (./SOURCE ./DEST); leave it out")
+    fetched = len(what) == 2 and not args.share and is_local(what[1])
+    if not fetched and (option := local_only(args)):
+        raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
     if len(what) == 1:
@@ -228,8 +228,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
-        preserve=args.perms or args.archive,
-        dry_run=args.dry_run,
+        sync=_sync_options(args),
         verbose=args.verbose,
         say=_say(args),
         progress=progress,
@@ -245,7 +244,7 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         options = _fetch_options(args, progress)
         options.cache = cache
         try:
-            result = fetch.fetch(names, destination, options)
+            result = fetch.fetch(names, destination, options, inside=source.endswith("/"))
         finally:
             progress.close()
         options.say(f"{printable(names.name)}: {result}")
@@ -301,12 +300,10 @@ def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     return filters.rules(given)
 
 
-def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
-    from lcsync import job, local
-    from lcsync.progress import Progress
-    from lcsync.text import human_bytes
+def _sync_options(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from lcsync import job
 
-    options = job.Options(
+    return job.Options(
         keep=_keep(args),
         rules=_rules(args),
         block_bytes=args.blocksz,
@@ -318,6 +315,14 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
         ignore_times=args.ignore_times,
         verbose=args.verbose,
     )
+
+
+def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
+    from lcsync import local
+    from lcsync.progress import Progress
+    from lcsync.text import human_bytes
+
+    options = _sync_options(args)
     progress = Progress(sys.stderr, args.quiet)
     try:
         with _index(args) as cache:

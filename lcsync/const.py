@@ -226,7 +226,8 @@ MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood mus
 STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
-JOBS_AT_ONCE = 64  # files of a folder on their way together
+FLUSH_S = 2.0  # files of a folder that are whole are put in their places at least so often
+LEAVES_FACTOR = 4  # block hashes of a folder may take so many times the memory that a receiver is given
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
 # --- demo ---

@@ -273,6 +273,11 @@ def temporary_name(name: bytes) -> bytes:
     return b".%s.lcsync-%s" % (name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
 
 
+def temporaries_of(name: bytes) -> re.Pattern[bytes]:
+    """The names that ``temporary_name`` may give for it."""
+    return re.compile(rb"\.%s\.lcsync-[0-9a-f]{8}" % re.escape(name[: COMPONENT_BYTES_MAX - 17]), re.DOTALL)
+
+
 def lock(fd: int, wait: bool = True) -> bool:
     """Take a temporary file or folder for this run; False if it was removed, or is another run's (not ``wait``).
 
@@ -442,6 +447,9 @@ class Target:
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``, up to the end of the file."""
         read_into(self.fd, view, offset)
+
+    def settle(self, offset: int, length: int) -> None:
+        """A range is right: nothing to do, as the whole file goes to its place at once."""
 
     def copy_within(self, src_offset: int, dst_offset: int, length: int) -> None:
         """Copy a range of the file onto another one of the same length; they may overlap."""

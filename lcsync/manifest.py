@@ -172,7 +172,7 @@ def _unsigned(value: object, bits: int) -> bool:
     return type(value) is int and 0 <= value < 1 << bits
 
 
-def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.LIST)) -> Manifest:
+def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.PACK)) -> Manifest:
     """Read a manifest from outside, of one of these kinds; ManifestError with a reason word.
 
     What it claims of its root is checked.

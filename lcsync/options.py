@@ -28,6 +28,7 @@ examples:
   lcsync movie.iso ./             fetch it into this folder
   lcsync /srv/class/              share a folder as class
   lcsync class /tmp/              fetch the folder to /tmp/class
+  lcsync -a --delete class/ ./c   make ./c equal to it, as rsync does
   lcsync class/a/b.txt /tmp/      fetch one file of it
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
@@ -257,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     fetch = p.add_argument_group("fetching and syncing")
     fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
     fetch.add_argument(
-        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, as -rlptgoD: all but -H, -A, -X"
+        "-a", "--archive", action="store_true", help="as -rlptgoD: all but -H, -A, -X"
     )
     fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
@@ -289,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
     )
-    _add_local(p.add_argument_group("local sync, as in rsync(1)"))
+    _add_local(p.add_argument_group("syncing, and fetching of folders, as in rsync(1)"))
     old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
     old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
     old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
@@ -314,7 +315,7 @@ LOCAL_FLAGS = (
 
 
 def local_only(args: argparse.Namespace) -> str:
-    """The first option given that only a local sync heeds; empty if there is none."""
+    """The first option given that only a sync or a fetch heeds; empty if there is none."""
     if args.rules:
         return f"--{args.rules[0][0]}"
     return next((long for _, long, _ in LOCAL_FLAGS if getattr(args, long[2:].replace("-", "_"))), "") or (

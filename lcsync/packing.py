@@ -64,7 +64,7 @@ def entries_of(
         keep &= np.fromiter((path not in drop for path in found.paths), bool, len(kinds))
     if what.hard_links:
         firsts: dict[tuple[int, int], bytes] = {}
-        for row in np.flatnonzero((kinds == Kind.FILE) & keep & (found.column(LINKS) > 1)).tolist():
+        for row in np.flatnonzero((kinds != Kind.FOLDER) & keep & (found.column(LINKS) > 1)).tolist():
             inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
             first = firsts.setdefault(inode, found.paths[row])
             if first != found.paths[row]:

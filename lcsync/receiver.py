@@ -65,7 +65,7 @@ class Receiver:
 
     def _want(self, download: Download, segment: int) -> None:
         download.coming[segment] = False
-        self.assembler.want(download.object, segment, download.blocks_here(segment))
+        self.assembler.want(download.object, segment, download.symbols_here(segment))
 
     # --- what arrives ---
 

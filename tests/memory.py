@@ -65,6 +65,7 @@ class Memory:
     def __init__(self, data: bytes = b"", length: int | None = None) -> None:
         length = len(data) if length is None else length
         self.data = bytearray(data[:length].ljust(length, b"\0"))
+        self.settled: set[int] = set()  # segments
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         assert offset + len(data) <= len(self.data), "written beyond the end"
@@ -75,6 +76,12 @@ class Memory:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         view[:] = self.data[offset : offset + len(view)]
+
+    def settle(self, offset: int, length: int) -> None:
+        ends = min(offset + length, len(self.data))
+        marks = range(offset // SEGMENT_BYTES, -(-ends // SEGMENT_BYTES))
+        assert not self.settled & set(marks), "settled twice"
+        self.settled |= set(marks)
 
 
 @dataclass
