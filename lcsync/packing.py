@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcsync import files
-from lcsync.cache import TreeCache, settled
+from lcsync.cache import TreeCache, settled_many
 from lcsync.const import (
     ENTRIES_MAX,
     LIST_BLOCK_BYTES,
@@ -112,6 +112,11 @@ class Pack:
     def root(self) -> bytes:
         return pack_root(self.list_tree.root, self.tree.root)
 
+    @cached_property
+    def versions(self) -> Numbers:
+        """Of each entry, as it was found."""
+        return self.found.versions[self.rows]
+
     def open(self) -> Contents:
         """The content, to be read. OSError."""
         with files.closing(os.open(self.path, FOLDER_FLAGS)) as fd:
@@ -123,16 +128,14 @@ class Pack:
             state is not None
             and state.data == self.data
             and state.paths == self.entries.paths
-            and np.array_equal(state.versions, self.found.versions[self.rows])
+            and np.array_equal(state.versions, self.versions)
             and np.array_equal(state.leaves, self.tree.leaves)
         )
 
     def state(self) -> State:
         """What to keep of it: versions that a change at the time of the look might share are left out."""
-        versions = self.found.versions[self.rows]
-        for i, (size, mtime, ctime, inode, device) in enumerate(versions.tolist()):
-            if not settled(Version(size, mtime, ctime, inode, device), self.looked_ns):
-                versions[i] = 0
+        versions = self.versions.copy()
+        versions[~settled_many(versions, self.looked_ns)] = 0
         return State(self.root, b"", self.layout.block_bytes, self.entries.paths, versions, self.data, self.tree.leaves)
 
     def looks_changed(self) -> bool:
