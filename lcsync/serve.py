@@ -39,6 +39,7 @@ from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.packing import ALL, What
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache
 from lcsync.share import Offer, Share
@@ -71,6 +72,7 @@ class Options:
     listener: str = "both"
     role: Role = ROLE
     cache: TreeCache | None = None
+    what: What = ALL  # of folders
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -109,7 +111,7 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
-        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
+        self.index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         for name, path in paths:
             self.index.add(name, path)
         for line in self.index.skipped:
@@ -392,7 +394,7 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
 
 def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
     """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache)
+    index = Index(options.block_bytes, cache=options.cache, what=options.what)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
