@@ -130,6 +130,7 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
 # --- packs: whole folders (docs/protocol.md, "Packs") ---
 SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+RUNS_KEPT = 256  # segments of which a share knows where their padding is; 20 us to find out
 PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
 LIST_VERSION = 1
 LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these

@@ -69,8 +69,8 @@ class PackStore:
     are to be there in the end, all unless told; what is written of others goes to a file that is thrown away. ``anew``:
     files that are written even if they are right already.
     ``apply`` gives a finished file its attributes; before, it has those of the file that it replaces, or of a new one.
-    ``backup`` keeps what is replaced; ``sparse`` makes holes of all pages of zeros, not only of many. ``anything``: what is
-    neither file nor folder may be replaced.
+    ``backup`` keeps what is replaced; ``sparse`` makes holes of all pages of zeros, not only of many. ``anything``:
+    what is neither file nor folder may be replaced.
 
     Engines write and read at offsets of the pack, and say by ``settle`` what is verified. Nothing that is not settled
     reaches a place. Not for several threads. DestinationError, DiskFull.

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from lcsync._wire import Batch, Geometry
 from lcsync.const import (
@@ -104,6 +105,16 @@ class SlowStart:
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
 
+class Sent(Protocol):
+    """Which source symbols are sent, where those of padding are not."""
+
+    def padding(self, first: int, count: int) -> int:
+        """How many symbols of some segments are not sent."""
+
+    def runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent: first and past-the-last number of each run."""
+
+
 @dataclass
 class Repair:
     """What repair symbols are made by: ``seed(segment)`` is that of their coefficients."""
@@ -117,7 +128,8 @@ class SymbolStream(Stream):
 
     With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
     leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
-    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``.
+    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``, and leaves
+    out what is not ``sent``.
     """
 
     def __init__(
@@ -135,17 +147,14 @@ class SymbolStream(Stream):
         *,
         source: bool = True,
         repair: Repair | None = None,
+        sent: Sent | None = None,
         at: int = 0,
     ) -> None:
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         if not source and repair is None:
             raise ValueError("a stream of no symbols")
-        self.geometry = geometry
-        self.first, self.count = first, count
-        self.load = load
-        self.repair = repair
-        # all segments are full but the last one of an object
-        self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
+        self.count = count
+        self.carry(geometry, first, load, repair, sent)
         self.left = 0  # packets until all who listen have been sent a whole round
         self.sbn, self.esi = at % count, 0
         self._source = source
@@ -153,6 +162,14 @@ class SymbolStream(Stream):
         slow_bps = min(rate_bps, self.round * packet_bits / ROUND_S) if source else rate_bps
         self._slow = SlowStart(self.round, packet_bits, slow_bps)
         self._visited = 0  # repair symbols sent in this visit
+
+    def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:
+        """Take the content from here: the same, but maybe of another object."""
+        self.geometry, self.first, self.load, self.repair, self.sent = geometry, first, load, repair, sent
+        # all segments are full but the last one of an object
+        self.round = geometry.symbols(first) * (self.count - 1) + geometry.symbols(first + self.count - 1)
+        if sent is not None:
+            self.round -= sent.padding(first, self.count)
 
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
@@ -177,15 +194,22 @@ class SymbolStream(Stream):
         data = self.load(segment)
         if data is None:
             return inf
-        total = self.geometry.symbols(segment)
-        count = min(limit, total - self.esi)
-        batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-        self._count(count)
-        self.esi += count
-        if self.esi == total:
+        runs = ((0, self.geometry.symbols(segment)),) if self.sent is None else self.sent.runs(segment)
+        packets = 0
+        for start, stop in runs:
+            if stop > self.esi:
+                self.esi = max(start, self.esi)
+                count = min(limit - packets, stop - self.esi)
+                batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
+                self._count(count)
+                packets += count
+                self.esi += count
+            if packets == limit:
+                break
+        if self.esi >= runs[-1][1]:
             self._next_segment()
         if self.left:
-            self.left = max(0, self.left - count)
+            self.left = max(0, self.left - packets)
             if not self.left:
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S

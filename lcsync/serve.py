@@ -39,7 +39,9 @@ from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.pack import Sent
 from lcsync.packing import ALL, What
+from lcsync.packitem import PackItem
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache
 from lcsync.share import Offer, Share
@@ -191,7 +193,8 @@ class Server:
             self._asked = self._asked or data is None
             return data
 
-        return Offer([item.name for item in items], list(sources), manifest, load, symbol)
+        sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in items if isinstance(item, PackItem)}
+        return Offer([item.name for item in items], list(sources), manifest, load, symbol, sent)
 
     # --- the loop ---
 

@@ -6,7 +6,7 @@ listener → membership → tracker → scheduler → stream → packets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from lcsync.group import Kind
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, node_span, split_level
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Repair, Stream, SymbolStream
+from lcsync.sender import NameStream, Repair, Sent, Stream, SymbolStream
 from lcsync.table import Group, GroupTable
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
@@ -32,7 +32,8 @@ class Offer:
     """What a share has to offer: names with their manifests, trees, and the way to their content.
 
     ``manifest(owner)`` gives the packet for a name, ``load(tree, segment)`` the bytes of a
-    segment; both None while the content is not what its hashes say.
+    segment; both None while the content is not what its hashes say. ``sent``: which symbols are, of trees that have
+    padding.
     """
 
     names: Sequence[bytes]
@@ -40,6 +41,7 @@ class Offer:
     manifest: Callable[[int], bytes | None]
     load: Callable[[Tree, int], bytes | bytearray | memoryview | None]
     symbol_bytes: int
+    sent: Mapping[Tree, Sent] = field(default_factory=dict)
 
 
 @dataclass
@@ -265,6 +267,7 @@ class Share:
             lambda segment: load(tree, segment),
             source=source,
             repair=None if source else Repair(lambda segment: tree.outline[segment].tobytes(), self._fountain),
+            sent=self.offer.sent.get(tree) if source else None,
             at=self.tsi,  # another host that shares the same begins elsewhere
         )
 
@@ -281,5 +284,4 @@ class Share:
         if isinstance(stream, SymbolStream) and self._kinds[stream.address] in (Kind.SOURCE, Kind.REPAIR):
             fresh = self._stream(stream.ifindex, stream.address, self.table.group(number))
             assert isinstance(fresh, SymbolStream)
-            stream.geometry, stream.first, stream.load = fresh.geometry, fresh.first, fresh.load
-            stream.repair = fresh.repair
+            stream.carry(fresh.geometry, fresh.first, fresh.load, fresh.repair, fresh.sent)
