@@ -94,8 +94,8 @@ def entry(
         st.st_mtime_ns,
         st.st_uid,
         st.st_gid,
-        _user(st.st_uid) if names[0] else b"",
-        _group(st.st_gid) if names[1] else b"",
+        user_name(st.st_uid) if names[0] else b"",
+        group_name(st.st_gid) if names[1] else b"",
         target,
         device_numbers(st),
         found,
@@ -140,7 +140,8 @@ def _meant(name: bytes, mode: int, keep: Keep) -> bool:
 
 
 @cache
-def _user(uid: int) -> bytes:
+def user_name(uid: int) -> bytes:
+    """The name of a user here; empty if he has none."""
     try:
         return os.fsencode(pwd.getpwuid(uid).pw_name)
     except KeyError:
@@ -148,7 +149,8 @@ def _user(uid: int) -> bytes:
 
 
 @cache
-def _group(gid: int) -> bytes:
+def group_name(gid: int) -> bytes:
+    """The name of a group here; empty if it has none."""
     try:
         return os.fsencode(grp.getgrgid(gid).gr_name)
     except KeyError:
@@ -166,6 +168,7 @@ def uid_here(user: bytes, uid: int) -> int:
 
 @cache
 def gid_here(group: bytes, gid: int) -> int:
+    """The same of a group."""
     try:
         return grp.getgrnam(os.fsdecode(group)).gr_gid if group and gid else gid
     except KeyError:

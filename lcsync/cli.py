@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
-from lcsync.options import local_only, parser
+from lcsync.options import of_destinations, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
@@ -85,7 +85,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
     fetched = len(what) == 2 and not args.share and is_local(what[1])
-    if not fetched and (option := local_only(args)):
+    if not fetched and (option := of_destinations(args)):
         raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
@@ -172,6 +172,7 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
     from lcsync import link, serve
+    from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
@@ -191,6 +192,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
+        what=What(acls=args.acls, xattrs=args.xattrs),
         verbose=args.verbose,
         say=say,
     )

@@ -21,7 +21,7 @@ which groups have listeners, and sends to those."""
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
 (name:X forces one). A file is shared under its base name, a folder D as D and
-all below it as D/relative/path; NAME=PATH chooses the name.
+each file below it as D/relative/path; NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
@@ -305,8 +305,8 @@ LOCAL_FLAGS = (
     ("", "--devices", "copy devices; root alone can"),
     ("", "--specials", "copy fifos and sockets"),
     ("-H", "--hard-links", "names of one file become names of one file"),
-    ("-A", "--acls", "set POSIX ACLs, and permissions"),
-    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+    ("-A", "--acls", "set POSIX ACLs, and permissions; in sharing: tell them"),
+    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*; in sharing: tell them"),
     ("", "--numeric-ids", "set owners and groups by number, not by name"),
     ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
     ("", "--delete", "delete from folders what the source's do not have; see -n"),
@@ -314,13 +314,14 @@ LOCAL_FLAGS = (
 )
 
 
-def local_only(args: argparse.Namespace) -> str:
+DESTINATION_FLAGS = ("--numeric-ids", "--sparse", "--delete", "--backup")
+
+
+def of_destinations(args: argparse.Namespace) -> str:
     """The first option given that only a sync or a fetch heeds; empty if there is none."""
     if args.rules:
         return f"--{args.rules[0][0]}"
-    return next((long for _, long, _ in LOCAL_FLAGS if getattr(args, long[2:].replace("-", "_"))), "") or (
-        "-D" if args.devices_specials else ""
-    )
+    return next((long for long in DESTINATION_FLAGS if getattr(args, long[2:].replace("-", "_"))), "")
 
 
 def _add_local(group: argparse._ArgumentGroup) -> None:

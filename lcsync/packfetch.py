@@ -203,8 +203,9 @@ class FolderFetch:
         self._count(chosen.entries, chosen.taken)
         self._check_size(chosen, layout)
         base_fd = self._open_base()
-        if root_fd is None and not self.options.dry_run:
-            root_fd = self._make(base_fd)
+        if root_fd is None and base_fd is not None and not self.options.dry_run:
+            root_fd = files.open_beneath(base_fd, self.top, create=True)
+            self._stack.callback(os.close, root_fd)
         target = Destination(self.options, report, self.label, base_fd)
         things = PackThings(target, self.top, chosen)
         if root_fd is None:
@@ -216,9 +217,13 @@ class FolderFetch:
     # --- where it goes ---
 
     def _open_base(self) -> int | None:
-        """The folder that the user named; None if a dry run would make it."""
-        if self.options.dry_run and not files.is_folder(self.label):
-            return None
+        """The folder that the user named, made if the shared one shall be it; None if a dry run would make it."""
+        if not files.is_folder(self.label):
+            if self.options.dry_run:
+                return None
+            if not self.top:
+                with destination_errors(self.label, os.path.dirname(self.label)):
+                    os.mkdir(self.label)
         fd = files.open_folder(self.label)
         self._stack.callback(os.close, fd)
         return fd
@@ -236,17 +241,6 @@ class FolderFetch:
             elif os.path.lexists(self.label):
                 raise
             return None
-        self._stack.callback(os.close, root_fd)
-        return root_fd
-
-    def _make(self, base_fd: int | None) -> int:
-        if self.top:
-            assert base_fd is not None
-            root_fd = files.open_beneath(base_fd, self.top, create=True)
-        else:
-            with destination_errors(self.label, os.path.dirname(self.label) or "."):
-                os.mkdir(self.label)
-            root_fd = files.open_folder(self.label)
         self._stack.callback(os.close, root_fd)
         return root_fd
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcsync import files
+from lcsync.attributes import Keep
 from lcsync.cache import TreeCache, settled_many
 from lcsync.const import (
     ENTRIES_MAX,
@@ -26,8 +27,10 @@ from lcsync.contents import SOURCE_FLAGS, Contents, blocks_from_cache, hash_cont
 from lcsync.entries import DEVICES, Entries, Kind, encode
 from lcsync.errors import SourceError
 from lcsync.files import FOLDER_FLAGS, Version
+from lcsync.leftovers import temporaries
 from lcsync.merkle import Tree, hash_leaves, top
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
+from lcsync.packmeta import name_owners, read_xattrs
 from lcsync.paths import printable
 from lcsync.reuse import Blocks, State, is_as_left, known_blocks, numbers_of
 from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE, UID, Folders, Scan, scan
@@ -41,6 +44,8 @@ class What:
     hard_links: bool = True
     specials: bool = True  # fifos, sockets, devices
     owners: bool = True
+    acls: bool = False
+    xattrs: bool = False
 
 
 ALL = What()
@@ -198,6 +203,7 @@ def pack(
     drop = {each for each in found.paths if len(each) > NAME_BYTES_MAX}
     if drop:
         skipped.append(f"{len(drop)} paths of more than {NAME_BYTES_MAX} bytes, not shared")
+    drop |= {found.paths[row] for row in temporaries(found).tolist() if found.rows[row, KIND] == Kind.FILE}
     with Folders(root_fd) as folders:
 
         def read_link(name: bytes) -> bytes:
@@ -219,6 +225,9 @@ def pack(
                 skipped.append(f"{printable(entries.paths[entry])}: {_why(folders, entries.paths[entry])}")
             versions[sorted(lacking)] = 0
             state, wrong = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves), ()
+        name_owners(entries)
+        if what.acls or what.xattrs:
+            skipped += read_xattrs(entries, folders, Keep(acls=what.acls, xattrs=what.xattrs))
     data = encode(entries)
     if len(data) > LIST_BYTES_MAX:
         raise _too_large(path, f"the list of what is in it has more than {LIST_BYTES_MAX >> 20} MiB")

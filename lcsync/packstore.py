@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcsync import copying, files
-from lcsync.const import BATCH_BYTES, BATCH_FILES, PAGE_BYTES, PARTS_OPEN_MAX, TOUCHED_BYTES_MIN
+from lcsync.const import BATCH_BYTES, BATCH_FILES, PARTS_OPEN_MAX, TOUCHED_BYTES_MIN
 from lcsync.contents import SOURCE_FLAGS, Contents
 from lcsync.entries import Entries, Kind
 from lcsync.errors import DestinationError
@@ -69,8 +69,8 @@ class PackStore:
     are to be there in the end, all unless told; what is written of others goes to a file that is thrown away. ``anew``:
     files that are written even if they are right already.
     ``apply`` gives a finished file its attributes; before, it has those of the file that it replaces, or of a new one.
-    ``backup`` keeps what is replaced; ``sparse`` leaves holes for all zeros, not only for many. ``anything``: what is
-    neither file nor folder may be replaced.
+    ``backup`` keeps what is replaced; ``sparse`` makes holes of all pages of zeros, not only of many. ``anything``:
+    what is neither file nor folder may be replaced.
 
     Engines write and read at offsets of the pack, and say by ``settle`` what is verified. Nothing that is not settled
     reaches a place. Not for several threads. DestinationError, DiskFull.
@@ -100,7 +100,7 @@ class PackStore:
         self._anew = np.zeros(len(entries), bool) if anew is None else anew
         self._apply = apply
         self._backup = backup
-        self._hole_bytes = PAGE_BYTES if sparse else TOUCHED_BYTES_MIN
+        self._sparse = sparse
         self._at = numbers_of(entries.paths, here.paths)
         self._own = (self.sources >= 0) & (self.sources == self._at)
         self._remaining = layout.sizes.copy()
@@ -166,7 +166,7 @@ class PackStore:
                     self._write(fd, piece, start)
 
     def _write(self, fd: int, piece: memoryview, start: int) -> None:
-        zeros = len(piece) >= self._hole_bytes and not np.frombuffer(piece, np.uint8).any()
+        zeros = len(piece) >= TOUCHED_BYTES_MIN and not np.frombuffer(piece, np.uint8).any()
         if not zeros or (os.fstat(fd).st_size > start and not copying.punch_hole(fd, start, len(piece))):
             copying.write_all(fd, piece, start)
 
@@ -366,6 +366,8 @@ class PackStore:
         with destination_errors(self.entries.paths[entry]):
             fd = self._writable(entry)
             os.ftruncate(fd, int(self.layout.sizes[entry]))  # it may end in a hole
+            if self._sparse:
+                copying.punch_zeros(fd, int(self.layout.sizes[entry]))
             self._give_attributes(fd, entry)
             row = row_of(os.fstat(fd))
             self._left[entry] = row[SIZE], row[MTIME], row[INODE]

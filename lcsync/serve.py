@@ -42,6 +42,7 @@ from lcsync.merkle import Tree
 from lcsync.netlink import Changes
 from lcsync.offer import Offer, Single
 from lcsync.pack import Sent
+from lcsync.packing import ALL, What
 from lcsync.packitem import PackedFile, PackItem
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache, Source
@@ -75,6 +76,7 @@ class Options:
     listener: str = "both"
     role: Role = ROLE
     cache: TreeCache | None = None
+    what: What = ALL  # of folders
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -113,7 +115,7 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
-        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
+        self.index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         for name, path in paths:
             self.index.add(name, path)
         for line in self.index.skipped:
@@ -415,7 +417,7 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
 
 def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
     """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache)
+    index = Index(options.block_bytes, cache=options.cache, what=options.what)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:

@@ -64,11 +64,12 @@ class Share:
         self._batch = Batch(offer.symbol_bytes)
         self._kinds: dict[bytes, Kind] = {}
         self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
-        self.set_offer(offer)
+        self.offer = offer
+        self.table = Groups(offer, scope)
 
-    def set_offer(self, offer: Offer, now: float = 0.0) -> None:
+    def set_offer(self, offer: Offer, now: float) -> None:
         """Replace what is offered; groups that both offers have go on undisturbed, or go on again."""
-        asked_for = self.table.adopted() if self.ports else []
+        asked_for = self.table.adopted()
         self.offer = offer
         self.table = Groups(offer, self.scope)
         for number in map(self.table.find, asked_for):

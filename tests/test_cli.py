@@ -269,10 +269,10 @@ def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
         (("./nothing-here", "./b"), 7, ("nothing-here", "no such file")),
         (("--exclude-from=none", "./", "./b"), 7, ("none", "no such file", "--exclude-from")),
         (("--backup", "--inplace", "./", "./b"), 2, ("--backup", "choose one")),
-        (("--delete", "class", "./"), 2, ("--delete", "sync and a fetch")),
-        (("-aH", "class", "./"), 2, ("--hard-links", "sync and a fetch")),
+        (("--delete", "./class"), 2, ("--delete", "sync and a fetch")),
+        (("-aHS", "./class"), 2, ("--sparse", "sync and a fetch")),
         (("--exclude=*.o", "./class"), 2, ("--exclude", "sync and a fetch")),
-        (("-D", "class"), 2, ("-D", "sync and a fetch")),
+        (("--backup", "class"), 2, ("--backup", "sync and a fetch")),
         (("name:../x", "./"), 12, ("../x", "unsafe")),
     ],
 )

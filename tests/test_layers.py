@@ -17,7 +17,7 @@ ROWS = (
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download stores plan rate reuse offer share",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
-    "lab scan contents leftovers packstore packing packitem present selection thresholds",
+    "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds",
     "link serve names packfetch packthings fetch progress job space update destination things local demo probe doctor "
     "tune measure plot",
     "options cli __main__",

@@ -106,9 +106,7 @@ def test_a_file_gets_groups_when_it_is_asked_for() -> None:
 @pytest.mark.parametrize("name", [b"D/a", b"D/b/c", b"D/short", b"D/z", b"E/same", b"one"])
 def test_single_files_are_fetched(name: bytes) -> None:
     network = Network({})
-    network.share.set_offer(Packs().offer())
-    for port in network.share.ports.values():
-        port.membership.set_table(network.share.table, network.now)
+    network.share.set_offer(Packs().offer(), network.now)
     host = network.host()
     job = host.fetch(name)
     network.run()
@@ -118,7 +116,7 @@ def test_single_files_are_fetched(name: bytes) -> None:
 
 def test_a_fetch_goes_on_when_the_offer_changes() -> None:
     network = Network({})
-    network.share.set_offer(Packs().offer())
+    network.share.set_offer(Packs().offer(), network.now)
     host = network.host()
     job = host.fetch(b"D/b/c")
     network.run(lambda: host.received > SEGMENT_BYTES)
@@ -134,7 +132,7 @@ def test_what_can_not_be_read_is_waited_for() -> None:
     network = Network({})
     packs = Packs()
     packs.there = False
-    network.share.set_offer(packs.offer())
+    network.share.set_offer(packs.offer(), network.now)
     job = network.host().fetch(b"D/a")
     network.idle(2.0)
     assert not job.done and 5 < len(packs.made) < 60
@@ -146,7 +144,7 @@ def test_what_can_not_be_read_is_waited_for() -> None:
 def test_without_mld_names_of_files_are_not_sent() -> None:
     network = Network({})
     packs = Packs()
-    network.share.set_offer(packs.offer())
+    network.share.set_offer(packs.offer(), network.now)
     network.share.open_all(IFINDEX, network.now)
     network.idle(1.0)
     assert not packs.made
