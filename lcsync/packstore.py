@@ -27,7 +27,7 @@ from lcsync.entries import Entries, Kind
 from lcsync.errors import DestinationError
 from lcsync.files import Buffer
 from lcsync.files import _umask as umask
-from lcsync.leftovers import Run
+from lcsync.leftovers import CREATE, Run
 from lcsync.oserrors import destination_errors
 from lcsync.pack import Layout, Numbers
 from lcsync.paths import printable
@@ -48,7 +48,7 @@ class Part:
 
     folder: bytes
     temp: bytes
-    device: int
+    device: int = 0
     fd: int = -1
 
 
@@ -300,8 +300,12 @@ class PackStore:
                 above = self._folders.fd(folder, create=True)
             else:
                 folder, name, above = b"", b"%d" % entry, self._folders.fd(b"")
-            temp, fd = self._run.create(name, above)
-            self._parts[entry] = part = Part(folder, temp, os.fstat(fd).st_dev)
+            for temp in self._run.names(name):
+                self._parts[entry] = part = Part(folder, temp)  # first: a signal may come as soon as it is there
+                with suppress(FileExistsError):
+                    fd = os.open(temp, CREATE, 0o600, dir_fd=above)
+                    break
+            part.device = os.fstat(fd).st_dev
         self._keep_open(entry, part, fd)
         return fd
 
