@@ -46,6 +46,7 @@ Buffer = bytes | bytearray | memoryview | NDArray[Any]
 Statuses = list[tuple[bytes, os.stat_result | OSError]]
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+TEMPORARY_MARK = b".lcsync-"  # in the name of each
 TEMPORARY = re.compile(rb"\..+\.lcsync-[0-9a-f]{8}", re.DOTALL)
 BACKUP_SUFFIX = b"~"
 NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}  # what link(2) says where it can't

@@ -64,8 +64,9 @@ class Run:
 
 def temporaries(here: Scan) -> NDArray[np.int64]:
     """The rows of what is named as a temporary file or folder."""
-    marks = [bool(files.TEMPORARY.fullmatch(path.rpartition(b"/")[2])) for path in here.paths]
-    return np.flatnonzero(np.array(marks, bool))
+    match, mark = files.TEMPORARY.fullmatch, files.TEMPORARY_MARK
+    rows = [i for i, path in enumerate(here.paths) if mark in path and match(path.rpartition(b"/")[2])]
+    return np.array(rows, np.int64)
 
 
 def dead(here: Scan, root_fd: int, rows: NDArray[np.int64]) -> list[int]:

@@ -21,7 +21,7 @@ which groups have listeners, and sends to those."""
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
 (name:X forces one). A file is shared under its base name, a folder D as D and
-all below it as D/relative/path; NAME=PATH chooses the name.
+each file below it as D/relative/path; NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso

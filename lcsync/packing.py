@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lcsync import files
 from lcsync.attributes import Keep
-from lcsync.cache import TreeCache, settled
+from lcsync.cache import TreeCache, settled_many
 from lcsync.const import (
     ENTRIES_MAX,
     LIST_BLOCK_BYTES,
@@ -111,11 +111,17 @@ class Pack:
     tree: Tree = field(repr=False)
     list_tree: Tree = field(repr=False)
     looked_ns: int
+    how: bytes
     skipped: list[str]
 
     @cached_property
     def root(self) -> bytes:
         return pack_root(self.list_tree.root, self.tree.root)
+
+    @cached_property
+    def versions(self) -> Numbers:
+        """Of each entry, as it was found."""
+        return self.found.versions[self.rows]
 
     def open(self) -> Contents:
         """The content, to be read. OSError."""
@@ -127,18 +133,16 @@ class Pack:
         return (
             state is not None
             and state.data == self.data
-            and state.paths == self.entries.paths
-            and np.array_equal(state.versions, self.found.versions[self.rows])
+            and _tells_all(state, self.how, self.entries, self.layout, self.versions)
             and np.array_equal(state.leaves, self.tree.leaves)
         )
 
     def state(self) -> State:
         """What to keep of it: versions that a change at the time of the look might share are left out."""
-        versions = self.found.versions[self.rows]
-        for i, (size, mtime, ctime, inode, device) in enumerate(versions.tolist()):
-            if not settled(Version(size, mtime, ctime, inode, device), self.looked_ns):
-                versions[i] = 0
-        return State(self.root, b"", self.layout.block_bytes, self.entries.paths, versions, self.data, self.tree.leaves)
+        versions = self.versions.copy()
+        versions[~settled_many(versions, self.looked_ns)] = 0
+        block_bytes, paths = self.layout.block_bytes, self.entries.paths
+        return State(self.root, self.how, block_bytes, paths, versions, self.data, self.tree.leaves)
 
     def looks_changed(self) -> bool:
         """Whether anything in the folder is other than it was."""
@@ -209,28 +213,48 @@ def pack(
 
         while True:
             entries, rows = entries_of(found, what, read_link, drop)
+            name_owners(entries)
             layout = _laid_out(path, entries, block_bytes)
+            versions = found.versions[rows]
+            how = _how(what, entries)
+            if state is not None and not wrong and _tells_all(state, how, entries, layout, versions):
+                data, leaves = state.data, state.leaves
+                break
             trusted = entries.kinds == Kind.FILE
             doubtful = numbers_of(list(wrong), entries.paths)
             trusted[doubtful[doubtful >= 0]] = False
-            versions = found.versions[rows]
             leaves, lacking = _leaves(root_fd, entries, layout, versions, trusted, state, cache, progress)
             if not lacking:
+                if what.acls or what.xattrs:
+                    skipped += read_xattrs(entries, folders, Keep(acls=what.acls, xattrs=what.xattrs))
+                data = encode(entries)
                 break
             for entry in sorted(lacking):
                 drop.add(entries.paths[entry])
                 skipped.append(f"{printable(entries.paths[entry])}: {_why(folders, entries.paths[entry])}")
             versions[sorted(lacking)] = 0
             state, wrong = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves), ()
-        name_owners(entries)
-        if what.acls or what.xattrs:
-            skipped += read_xattrs(entries, folders, Keep(acls=what.acls, xattrs=what.xattrs))
-    data = encode(entries)
     if len(data) > LIST_BYTES_MAX:
         raise _too_large(path, f"the list of what is in it has more than {LIST_BYTES_MAX >> 20} MiB")
     tree = Tree(layout.length, block_bytes, leaves)
     list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
-    return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, skipped)
+    return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, how, skipped)
+
+
+def _how(what: What, entries: Entries) -> bytes:
+    """What hangs on more than the versions of what is in a folder: equal, and the list is equal."""
+    return b"share " + repr((what, sorted(entries.users.items()), sorted(entries.groups.items()))).encode()
+
+
+def _tells_all(state: State, how: bytes, entries: Entries, layout: Layout, versions: Numbers) -> bool:
+    """Whether a state is that of just this folder as it is: neither list nor content have to be made again."""
+    return (
+        state.how == how
+        and state.block_bytes == layout.block_bytes
+        and state.paths == entries.paths
+        and np.array_equal(state.versions, versions)
+        and len(state.leaves) == max(1, layout.blocks)
+    )
 
 
 def _laid_out(path: bytes, entries: Entries, block_bytes: int) -> Layout:
@@ -276,7 +300,7 @@ def _leaves(
         blocks = known_blocks(layout, state, origins)
     else:
         blocks = Blocks.none(layout)
-    if cache is not None:
+    if cache is not None and not blocks.known.all():
         known = [Version(*row) if fine else None for row, fine in zip(versions.tolist(), trusted.tolist(), strict=True)]
         blocks_from_cache(cache, layout, blocks, known)
     lacking = hash_contents(root_fd, list(entries.paths), layout, blocks, np.ones(len(blocks.known), bool), progress)

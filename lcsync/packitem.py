@@ -7,13 +7,18 @@ import os
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lcsync import files
-from lcsync.const import MTIME_NS_MAX, SEGMENT_BYTES
+from lcsync.const import INLINE_BYTES_MAX, MTIME_NS_MAX, SEGMENT_BYTES
 from lcsync.entries import Kind
-from lcsync.manifest import Content, describe_pack
+from lcsync.manifest import Content, describe, describe_pack
 from lcsync.merkle import Tree
 from lcsync.packing import Pack
 from lcsync.segments import OpenFiles, Source
+from lcsync.singles import FileNames
+
+FILES = (Kind.FILE, Kind.HARDLINK)  # what has a name of its own
 
 
 @dataclass(eq=False)
@@ -50,18 +55,35 @@ class PackItem:
         path = name.removeprefix(self.name + b"/")
         paths = self.pack.entries.paths
         at = bisect_left(paths, path)
-        there = path != name and at < len(paths) and paths[at] == path and self.pack.entries.kinds[at] == Kind.FILE
+        there = path != name and at < len(paths) and paths[at] == path and self.pack.entries.kinds[at] in FILES
         return at if there else -1
+
+    def names(self) -> FileNames:
+        """The names of all files in the folder."""
+        entries = self.pack.entries
+        return FileNames(self.name, entries.paths, np.flatnonzero(np.isin(entries.kinds, FILES)))
+
+    def single(self, entry: int, opened: OpenFiles) -> PackedFile:
+        """A file of the folder by itself. OSError, SourceError."""
+        pack, entries = self.pack, self.pack.entries
+        if entries.kinds[entry] == Kind.HARDLINK:
+            entry = self.entry_of(self.name + b"/" + entries.links[entry])
+        tree, tail = pack.single(opened.contents(pack), entry)
+        return PackedFile(self, entry, tree, tail if tree.length <= INLINE_BYTES_MAX else None)
 
     def manifest(self, symbol_bytes: int) -> bytes:
         """The packet that describes the name."""
-        pack, entries = self.pack, self.pack.entries
-        mode = 0o755 if entries.modes is None else int(entries.modes[0])
-        mtime_ns = 0 if entries.mtimes_ns is None else int(entries.mtimes_ns[0])
-        mtime_ns = min(max(0, mtime_ns), MTIME_NS_MAX)
+        pack = self.pack
+        mode, mtime_ns = self.attributes(0)
         return describe_pack(
             pack.list_tree, pack.tree, symbol_bytes, mode, mtime_ns, self.serial, pack.data
         ).encode()  # fmt: skip
+
+    def attributes(self, entry: int) -> tuple[int, int]:
+        """Mode and time of an entry, as far as a manifest can say them."""
+        entries = self.pack.entries
+        assert entries.modes is not None and entries.mtimes_ns is not None
+        return int(entries.modes[entry]), min(max(0, int(entries.mtimes_ns[entry])), MTIME_NS_MAX)
 
     def sources(self) -> list[Source]:
         """What has groups of its own: the entry list and the content."""
@@ -119,3 +141,33 @@ class _Content:
         item.changed = True
         entries = item.pack.layout.between(segment * SEGMENT_BYTES, SEGMENT_BYTES).tolist()
         item.wrong.update(item.pack.entries.paths[entry] for entry in entries)
+
+
+@dataclass(eq=False)
+class PackedFile:
+    """A file of a pack by itself; ``data``: the content, if it is short."""
+
+    item: PackItem
+    entry: int
+    tree: Tree
+    data: bytes | None
+
+    def manifest(self, symbol_bytes: int) -> bytes | None:
+        """The packet that describes its name; None if it is not as it was."""
+        item, pack = self.item, self.item.pack
+        try:
+            now = files.version_of(os.lstat(os.path.join(item.path, pack.entries.paths[self.entry])))
+            item.changed = item.changed or now != files.Version(*pack.versions[self.entry].tolist())
+        except OSError:
+            item.changed = True
+        if item.changed:
+            return None
+        mode, mtime_ns = item.attributes(self.entry)
+        return describe(self.tree, Content.FILE, symbol_bytes, mode, mtime_ns, item.serial, self.data).encode()
+
+    def read(self, opened: OpenFiles, view: memoryview, start: int) -> int:
+        return opened.contents(self.item.pack).read(self.entry, view, start)
+
+    def spoil(self, segment: int) -> None:
+        self.item.changed = True
+        self.item.wrong.add(self.item.pack.entries.paths[self.entry])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from lcsync import _udp, group, net
@@ -30,7 +31,7 @@ from lcsync.const import (
     TICK_S,
     TURN_S,
 )
-from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.errors import Error, NoPrivilege, SourceError, UsageError
 from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.index import Index
@@ -39,12 +40,13 @@ from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.offer import Offer, Single
 from lcsync.pack import Sent
 from lcsync.packing import ALL, What
-from lcsync.packitem import PackItem
+from lcsync.packitem import PackedFile, PackItem
 from lcsync.paths import printable
-from lcsync.segments import SegmentCache
-from lcsync.share import Offer, Share
+from lcsync.segments import SegmentCache, Source
+from lcsync.share import Share
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
@@ -164,7 +166,7 @@ class Server:
     def _start(self, port: Link, now: float) -> Tracker:
         """Serve on an interface; the tracker that it got."""
         try:
-            tracker = self.options.tracker.create(len(self.share.table), now)
+            tracker = self.options.tracker.create(self.share.table.count, now)
         except ValueError as error:
             raise UsageError(reason=str(error)) from None
         index = port.interface.index
@@ -180,6 +182,7 @@ class Server:
 
     def _offer(self) -> Offer:
         items = self.index.items
+        packs = [item for item in items if isinstance(item, PackItem)]
         sources = {source.tree: source for item in items for source in item.sources()}
         symbol = symbol_bytes(self.options.mtu)
 
@@ -189,12 +192,29 @@ class Server:
             return None if item.seems_changed() else item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
-            data = self.cache.load(sources[tree], segment)
-            self._asked = self._asked or data is None
-            return data
+            return self._load(sources[tree], segment)
 
-        sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in items if isinstance(item, PackItem)}
-        return Offer([item.name for item in items], list(sources), manifest, load, symbol, sent)
+        def single(pack: int, entry: int) -> Single | None:
+            self._asked = True
+            try:
+                found = packs[pack].single(entry, self.cache.opened)
+            except (OSError, SourceError):
+                return None
+            tree = found.tree if found.data is None else None
+            return Single(partial(self._manifest, found, symbol), tree, partial(self._load, found))
+
+        sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in packs}
+        files = [item.names() for item in packs]
+        return Offer([item.name for item in items], list(sources), manifest, load, symbol, sent, files, single)
+
+    def _manifest(self, item: PackedFile, symbol: int) -> bytes | None:
+        self._asked = True
+        return item.manifest(symbol)
+
+    def _load(self, source: Source, segment: int) -> memoryview | None:
+        data = self.cache.load(source, segment)
+        self._asked = self._asked or data is None
+        return data
 
     # --- the loop ---
 

@@ -20,8 +20,9 @@ from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, hash_leaves
 from lcsync.mld import Record, RecordType, build_report_v2
+from lcsync.offer import Offer
 from lcsync.receiver import Receiver
-from lcsync.share import Offer, Share
+from lcsync.share import Share
 from lcsync.wire import symbol_bytes
 
 SYMBOL = symbol_bytes(1500)

@@ -20,6 +20,7 @@ from lcsync.entries import decode as entries_decode
 from lcsync.errors import SourceError, UsageError
 from lcsync.index import Index, Item
 from lcsync.manifest import Content, decode
+from lcsync.packing import What
 from lcsync.packitem import PackItem
 from lcsync.scan import CTIME
 from lcsync.segments import SegmentCache
@@ -495,3 +496,24 @@ def test_changed_while_it_is_hashed(tmp_path: Path, way: str) -> None:
             index.add(b"d", bytes(d))
             assert content_of(folder(index, "d")) == expected
             index.keep()
+
+
+def test_what_of_a_folder_is_shared_may_change_between_two_starts(tmp_path: Path) -> None:
+    """The index on disk knows the list as it was asked for then."""
+    d = tmp_path / "d"
+    d.mkdir()
+    (d / "x").write_bytes(b"x")
+    (d / "link").symlink_to("x")
+    wait_for_the_clock(d / "link")
+    wait_for_the_clock(d / "x")
+    found = []
+    for what in (What(links=False), What(), What(owners=False), What()):
+        with TreeCache(str(tmp_path / "index")) as cache:
+            index = Index(BLOCK, cache=cache, what=what)
+            index.add(b"d", bytes(d))
+            index.keep()
+            entries = entries_decode(folder(index, "d").pack.data)
+            found.append((entries.paths, entries.uids is not None))
+    assert found == [
+        ([b"", b"x"], True), ([b"", b"link", b"x"], True), ([b"", b"link", b"x"], False), ([b"", b"link", b"x"], True),
+    ]  # fmt: skip

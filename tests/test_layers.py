@@ -15,7 +15,7 @@ ROWS = (
     "merkle _blake2s paths keys filters",
     "group table wire manifest pack columns entries singles fountain _xor _wire",
     "mld trackers _bloom _exact",
-    "membership querier gate scheduler sender receiver channels download stores plan rate reuse share",
+    "membership querier gate scheduler sender receiver channels download stores plan rate reuse offer share",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
     "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds",
     "link serve names packfetch packthings fetch progress job space update destination things local demo probe doctor "
