@@ -8,7 +8,7 @@ the run lives. So there may be any number of them, and none need be open.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -35,16 +35,13 @@ class Run:
         self._mark = b""
         self._fd = -1
 
-    def create(self, name: bytes, dir_fd: int) -> tuple[bytes, int]:
-        """A new temporary file for what will be ``name`` in an open folder; its name and a descriptor."""
+    def names(self, name: bytes) -> Iterator[bytes]:
+        """Names of a new temporary file for what will be ``name``: the next one is for when there is one already."""
         if self._fd < 0:
             self._begin()
-        temp = b".%s.lcsync-%s" % (name[: COMPONENT_BYTES_MAX - SUFFIX_BYTES - 1], self._mark[len(MARK) :])
-        while True:
-            try:
-                return temp, os.open(temp, CREATE, 0o600, dir_fd=dir_fd)
-            except FileExistsError:  # of two long names that begin alike
-                temp = files.temporary_name(name)
+        yield b".%s.lcsync-%s" % (name[: COMPONENT_BYTES_MAX - SUFFIX_BYTES - 1], self._mark[len(MARK) :])
+        while True:  # of two long names that begin alike
+            yield files.temporary_name(name)
 
     def _begin(self) -> None:
         while self._fd < 0:
@@ -56,9 +53,11 @@ class Run:
 
     def close(self) -> None:
         """No temporary file is there any more."""
-        if self._fd >= 0:
+        if self._mark:  # a signal may come when the file is there and its number not yet in `_fd`
             with suppress(OSError):
                 os.unlink(self._mark, dir_fd=self._root_fd)
+            self._mark = b""
+        if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 

@@ -97,8 +97,8 @@ class Layout:
         return self.order[first:stop]
 
     def _span(self, offset: int, length: int) -> tuple[int, int]:
-        first = int(np.searchsorted(self._ends, offset, "right"))
-        return first, max(first, int(np.searchsorted(self._begins, offset + length, "left")))
+        first = int(self._ends.searchsorted(offset, "right"))
+        return first, max(first, int(self._begins.searchsorted(offset + length, "left")))
 
     def pieces(self, offset: int, length: int) -> list[Piece]:
         """What files have in a range of the pack, in order; the bytes between the pieces are padding: zeros."""

@@ -290,7 +290,13 @@ class FolderFetch:
             self.fetcher.options.say(f"{options}: not told by the share, so left as is; share with the same options")
 
     def _check_size(self, chosen: Selection, layout: Layout) -> None:
-        """What a list claims is bounded before anything is made by it: by the disk, and by memory for its hashes."""
+        """What a list claims is bounded before anything is made by it: by memory for its hashes, and by the disk."""
+        memory_bytes = self.fetcher.options.memory_bytes
+        if layout.blocks * HASH_BYTES > LEAVES_FACTOR * memory_bytes:
+            raise WrongContent(
+                reason=f"the folder has {layout.blocks} blocks, too many for --max-memory {memory_bytes >> 20}M; "
+                "say more, or share it with a larger --blocksz"
+            )
         need = int(layout.sizes[chosen.taken].sum())
         place = self.label
         while not files.is_folder(place):
@@ -299,12 +305,6 @@ class FolderFetch:
         if fs.f_blocks and need > fs.f_blocks * fs.f_frsize:
             reason = f"needs {human_bytes(need)}, the file system has {human_bytes(fs.f_blocks * fs.f_frsize)} in all"
             raise DiskFull(path=printable(self.label), reason=reason)
-        memory_bytes = self.fetcher.options.memory_bytes
-        if layout.blocks * HASH_BYTES > LEAVES_FACTOR * memory_bytes:
-            raise WrongContent(
-                reason=f"the folder has {layout.blocks} blocks, too many for --max-memory {memory_bytes >> 20}M; "
-                "say more, or share it with a larger --blocksz"
-            )
 
     # --- the work ---
 

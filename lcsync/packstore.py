@@ -27,7 +27,7 @@ from lcsync.entries import Entries, Kind
 from lcsync.errors import DestinationError
 from lcsync.files import Buffer
 from lcsync.files import _umask as umask
-from lcsync.leftovers import Run
+from lcsync.leftovers import CREATE, Run
 from lcsync.oserrors import destination_errors
 from lcsync.pack import Layout, Numbers
 from lcsync.paths import printable
@@ -48,7 +48,7 @@ class Part:
 
     folder: bytes
     temp: bytes
-    device: int
+    device: int = 0
     fd: int = -1
 
 
@@ -174,18 +174,22 @@ class PackStore:
         """A range of the pack as it is here now: zeros where nothing is."""
         out = bytearray(length)
         with memoryview(out) as view:
-            for entry, start, at, size in self.layout.pieces(offset, length):
-                piece = view[at : at + size]
-                if entry in self._parts:
-                    files.read_into(self._writable(entry), piece, start)
-                else:
-                    with suppress(OSError):
-                        self._old.read(entry, piece, start)
+            self._read(view, offset)
         return bytes(out)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """The same, into a buffer."""
-        view[:] = self.read_at(len(view), offset)
+        view[:] = bytes(len(view))
+        self._read(view, offset)
+
+    def _read(self, view: memoryview, offset: int) -> None:
+        for entry, start, at, size in self.layout.pieces(offset, len(view)):
+            piece = view[at : at + size]
+            if entry in self._parts:
+                files.read_into(self._writable(entry), piece, start)
+            else:
+                with suppress(OSError):
+                    self._old.read(entry, piece, start)
 
     def settle(self, offset: int, length: int) -> None:
         """A range is verified: what ``read_at`` gives of it now is right. Each range is to be settled once.
@@ -300,8 +304,12 @@ class PackStore:
                 above = self._folders.fd(folder, create=True)
             else:
                 folder, name, above = b"", b"%d" % entry, self._folders.fd(b"")
-            temp, fd = self._run.create(name, above)
-            self._parts[entry] = part = Part(folder, temp, os.fstat(fd).st_dev)
+            for temp in self._run.names(name):
+                self._parts[entry] = part = Part(folder, temp)  # first: a signal may come as soon as it is there
+                with suppress(FileExistsError):
+                    fd = os.open(temp, CREATE, 0o600, dir_fd=above)
+                    break
+            part.device = os.fstat(fd).st_dev
         self._keep_open(entry, part, fd)
         return fd
 
@@ -364,10 +372,11 @@ class PackStore:
                 return
             self._writable(entry)
         with destination_errors(self.entries.paths[entry]):
-            fd = self._writable(entry)
-            os.ftruncate(fd, int(self.layout.sizes[entry]))  # it may end in a hole
+            fd, size = self._writable(entry), int(self.layout.sizes[entry])
+            if os.fstat(fd).st_size != size:  # it ends in a hole
+                os.ftruncate(fd, size)
             if self._sparse:
-                copying.punch_zeros(fd, int(self.layout.sizes[entry]))
+                copying.punch_zeros(fd, size)
             self._give_attributes(fd, entry)
             row = row_of(os.fstat(fd))
             self._left[entry] = row[SIZE], row[MTIME], row[INODE]

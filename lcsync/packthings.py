@@ -112,7 +112,8 @@ class PackThings:
 
     def apply(self, fd: int, number: int, mode: int) -> None:
         """Give a new file, still under its temporary name, its attributes; ``mode`` unless the share's is kept."""
-        os.fchmod(fd, 0o600 if self.options.keep.perms else mode)
+        if not self.options.keep.perms:  # else it is nobody else's until it has its owner
+            os.fchmod(fd, mode)
         self.report.dress(self.shown(number), fd, self.entry(number))
 
     def differ(self, here: Scan) -> NDArray[np.bool_]:

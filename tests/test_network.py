@@ -287,8 +287,8 @@ def test_twenty_of_a_thousand_files(make_lab: MakeLab, tmp_path: Path) -> None:
     found = figures(tmp_path / "fetch")
     assert (found["files"], found["changed"]) == (1000, 20)
     lacked = sum(1000 + i for i in range(0, 1000, 50))
-    assert found["lacking"] == lacked
-    assert found["received"] < lacked + 200_000  # with the list
+    assert lacked <= found["lacking"] <= 20 * BLOCK  # small files share blocks
+    assert found["received"] < found["lacking"] + 100_000  # with the list
 
 
 # --- sharing without a privilege, and dry runs ---
