@@ -245,3 +245,22 @@ def test_ended_while_a_file_is_read_again(make_lab: MakeLab, movie: Path) -> Non
     until(lambda: any(f.exists() and f.resolve().name == "movie.iso" for f in files.iterdir()), "reading")
     assert share.stop() == 130
     assert got.stop() == 130
+
+
+def test_one_small_file_among_ten_thousand(make_lab: MakeLab, tmp_path: Path, to: Path) -> None:
+    """What comes over the wire for it is a few blocks, hashes and a piece of the list; and that is all that is read."""
+    root = tmp_path / "class"
+    for number in range(10_000):
+        if number % 100 == 0:
+            (root / f"{number // 100:02}").mkdir(parents=True)
+        (root / f"{number // 100:02}" / f"{number:05}").write_bytes(content(number * 7919 % 2000, number))
+    lab = make_lab(2)
+    with sharing(lab.hosts[0], root, "--mld", "--bwlimit", "1G", stats=tmp_path / "first"):
+        fetch(lab.hosts[1], "class", to).ok()
+    (root / "50" / "05000-and-a-half").write_bytes(content(1500, 1))
+    with sharing(lab.hosts[0], root, "--mld", "--bwlimit", "1G", stats=tmp_path / "second"):
+        fetch(lab.hosts[1], "class", to).ok()
+    assert files_below(to / "class") == files_below(root)
+    first, second = figures(tmp_path / "first"), figures(tmp_path / "second")
+    assert first["bytes"] > 10_000_000 and second["bytes"] < MIB, second
+    assert second["read_bytes"] <= 3 * MIB
