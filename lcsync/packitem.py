@@ -12,9 +12,11 @@ import numpy as np
 from lcsync import files
 from lcsync.const import INLINE_BYTES_MAX, MTIME_NS_MAX, SEGMENT_BYTES
 from lcsync.entries import Kind
+from lcsync.errors import SourceError
 from lcsync.manifest import Content, describe, describe_pack
 from lcsync.merkle import Tree
 from lcsync.packing import Pack
+from lcsync.paths import printable
 from lcsync.segments import OpenFiles, Source
 from lcsync.singles import FileNames
 
@@ -68,6 +70,8 @@ class PackItem:
         pack, entries = self.pack, self.pack.entries
         if entries.kinds[entry] == Kind.HARDLINK:
             entry = self.entry_of(self.name + b"/" + entries.links[entry])
+        if entry < 0:
+            raise SourceError(path=printable(self.path), reason="the other name of a link, not of a file")
         tree, tail = pack.single(opened.contents(pack), entry)
         return PackedFile(self, entry, tree, tail if tree.length <= INLINE_BYTES_MAX else None)
 
