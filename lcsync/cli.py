@@ -85,6 +85,9 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
     fetched = len(what) == 2 and not args.share and is_local(what[1])
+    shared = args.share or (first is not None and not fetched)
+    if args.rules and not shared and not fetched:
+        raise UsageError(reason=f"--{args.rules[0][0]}: of a share, a sync and a fetch (SOURCE ./DEST); leave it out")
     if not fetched and (option := of_destinations(args)):
         raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
@@ -192,7 +195,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
-        what=What(acls=args.acls, xattrs=args.xattrs),
+        what=What(acls=args.acls, xattrs=args.xattrs, rules=_rules(args)),
         verbose=args.verbose,
         say=say,
     )

@@ -301,14 +301,18 @@ class Fetcher:
         r.received = counters.pop("bytes")
         r.drops = dict(Counter(counters) + (self.names.drops or Counter()))
 
-    def turn(self) -> None:
-        """Wait for something to happen, and let the engine act on it."""
-        now = time.monotonic()
-        leaves, joins = self.receiver.update(now)
+    def regroup(self) -> None:
+        """Leave groups and join others, as the engine wants it now."""
+        leaves, joins = self.receiver.update(time.monotonic())
         for address in leaves:
             net.leave(self.sock, address, self.heard.interface)
         for address in joins:
             net.join(self.sock, address, self.heard.interface)
+
+    def turn(self) -> None:
+        """Wait for something to happen, and let the engine act on it."""
+        now = time.monotonic()
+        self.regroup()
         if not self.receiver.busy and self.intake.ready.wait(POLL_S):
             self.intake.ready.clear()
         if self.intake.error:

@@ -319,8 +319,6 @@ DESTINATION_FLAGS = ("--numeric-ids", "--sparse", "--delete", "--backup")
 
 def of_destinations(args: argparse.Namespace) -> str:
     """The first option given that only a sync or a fetch heeds; empty if there is none."""
-    if args.rules:
-        return f"--{args.rules[0][0]}"
     return next((long for long in DESTINATION_FLAGS if getattr(args, long[2:].replace("-", "_"))), "")
 
 
@@ -329,7 +327,11 @@ def _add_local(group: argparse._ArgumentGroup) -> None:
         group.add_argument(*([short] if short else []), long, action="store_true", help=text)
     group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
     for option, metavar, text in (
-        ("exclude", "PATTERN", "leave out what matches, here and there (--delete spares it); the first rule wins"),
+        (
+            "exclude",
+            "PATTERN",
+            "leave out what matches, here and there (--delete spares it), or of a shared folder; the first rule wins",
+        ),
         ("include", "PATTERN", "do not leave out what matches"),
         ("exclude-from", "FILE", "the same with each line of FILE"),
         ("include-from", "FILE", "the same with each line of FILE"),

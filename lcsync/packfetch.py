@@ -95,6 +95,8 @@ class Fetcher(Protocol):
 
     def turn(self) -> None: ...
 
+    def regroup(self) -> None: ...
+
     def background(self, call: Callable[..., Found], *arguments: object) -> Found: ...
 
     def go_on(self, done: int) -> None: ...
@@ -161,6 +163,7 @@ def _fetch_list(fetcher: Fetcher, part: ListPart, state: State | None) -> bytes:
         else:
             fetcher.turn()
     fetcher.receiver.finish(download)
+    fetcher.regroup()
     return bytes(store.data)
 
 
@@ -402,6 +405,7 @@ class FolderFetch:
                 store.flush()
                 flushed = time.monotonic()
         fetcher.receiver.finish(download)
+        fetcher.regroup()  # what follows takes its time: nobody needs to send meanwhile
         fetcher.result.lacking = download.missing_bytes
 
     def _keep_state(self, root_fd: int, store: PackStore, data: bytes, found: Entries, present: Present) -> None:

@@ -27,6 +27,7 @@ from lcsync.contents import SOURCE_FLAGS, Contents, blocks_from_cache, hash_cont
 from lcsync.entries import DEVICES, Entries, Kind, encode
 from lcsync.errors import SourceError
 from lcsync.files import FOLDER_FLAGS, Version
+from lcsync.filters import NO_RULES, Rules
 from lcsync.leftovers import temporaries
 from lcsync.merkle import Tree, hash_leaves, top
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
@@ -46,6 +47,7 @@ class What:
     owners: bool = True
     acls: bool = False
     xattrs: bool = False
+    rules: Rules = NO_RULES  # for paths below the folder
 
 
 ALL = What()
@@ -205,6 +207,7 @@ def pack(
     if drop:
         skipped.append(f"{len(drop)} paths of more than {NAME_BYTES_MAX} bytes, not shared")
     drop |= {found.paths[row] for row in temporaries(found).tolist() if found.rows[row, KIND] == Kind.FILE}
+    drop |= _excluded(found, what.rules)
     with Folders(root_fd) as folders:
 
         def read_link(name: bytes) -> bytes:
@@ -239,6 +242,17 @@ def pack(
     tree = Tree(layout.length, block_bytes, leaves)
     list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
     return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, how, skipped)
+
+
+def _excluded(found: Scan, rules: Rules) -> set[bytes]:
+    """What rules leave out: a folder, and so all that is in it, or something else."""
+    out: set[bytes] = set()
+    if rules:
+        folder = (found.column(KIND) == Kind.FOLDER).tolist()
+        for path, is_folder in zip(found.paths[1:], folder[1:], strict=True):
+            if path.rpartition(b"/")[0] in out or rules.excluded(path, is_folder):
+                out.add(path)
+    return out
 
 
 def _how(what: What, entries: Entries) -> bytes:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lcsync._wire import Batch, Geometry
 from lcsync.const import (
+    MANIFEST_RETRY_S,
     NAME_INTERVALS_S,
     REPAIR_VISIT_SYMBOLS,
     REST_S,
@@ -80,7 +81,7 @@ class NameStream(Stream):
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         payload = self.manifest()
         if payload is None:
-            return now + NAME_INTERVALS_S[1]
+            return now + MANIFEST_RETRY_S
         batch.add_payload(payload, self.cci, self.tsi, self.toi)
         self._count(1)
         self.step = min(self.step + 1, len(NAME_INTERVALS_S) - 1)

@@ -18,6 +18,7 @@ from lcsync.const import MTIME_NS_MAX, NAME_BYTES_MAX, READ_BYTES
 from lcsync.entries import Kind
 from lcsync.entries import decode as entries_decode
 from lcsync.errors import SourceError, UsageError
+from lcsync.filters import rules
 from lcsync.index import Index, Item
 from lcsync.manifest import Content, decode
 from lcsync.packing import What
@@ -517,3 +518,24 @@ def test_what_of_a_folder_is_shared_may_change_between_two_starts(tmp_path: Path
     assert found == [
         ([b"", b"x"], True), ([b"", b"link", b"x"], True), ([b"", b"link", b"x"], False), ([b"", b"link", b"x"], True),
     ]  # fmt: skip
+
+
+def test_rules_leave_out_paths_of_a_folder(tmp_path: Path) -> None:
+    d = tmp_path / "d"
+    for name in ("a.o", "keep.o", "sub/b.o", "sub/c", "build/x/y", "z"):
+        (d / name).parent.mkdir(parents=True, exist_ok=True)
+        (d / name).write_bytes(name.encode())
+    wait_for_the_clock(d / "z")
+    for given, paths in (
+        ([], [b"a.o", b"build/x/y", b"keep.o", b"sub/b.o", b"sub/c", b"z"]),
+        ([("include", b"keep.o"), ("exclude", b"*.o"), ("exclude", b"/build/")], [b"keep.o", b"sub/c", b"z"]),
+        ([("exclude", b"sub/*")], [b"a.o", b"build/x/y", b"keep.o", b"z"]),
+    ):
+        with TreeCache(str(tmp_path / "index")) as cache:  # knows what was left out another time
+            index = Index(BLOCK, cache=cache, what=What(rules=rules(given)))
+            index.add(b"d", bytes(d))
+            index.keep()
+            assert sorted(content_of(folder(index, "d"))) == paths
+        (d / "a.o").touch()
+        assert index.looks_changed()
+        assert sorted(content_of(folder(index.again(), "d"))) == paths

@@ -18,8 +18,8 @@ ROWS = (
     "membership querier gate scheduler sender receiver channels download stores plan rate reuse offer share",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
     "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds",
-    "link serve names packfetch packthings fetch progress job space update destination things local demo probe doctor "
-    "tune measure plot",
+    "link lookout serve names packfetch packthings fetch progress job space update destination things local demo probe "
+    "doctor tune measure plot",
     "options cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
