@@ -149,7 +149,6 @@ XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
-FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
@@ -227,7 +226,8 @@ LOOK_PART = 4.0  # the pause is at least so many times what the last look took: 
 FRESH_S = 0.25  # a look at a folder is so long good for its manifest,
 LOOK_WAIT_S = 0.1  # if it takes no longer: some 10,000 files; of larger folders the last look is good
 LOOK_ENTRY_S = 10e-6  # of a look: 8 us, and a little for the machine
-MANIFEST_RETRY_S = 0.01  # until there is one
+MANIFEST_RETRY_S = 0.01  # while there is none: a look at a small folder takes no longer;
+MANIFEST_RETRY_MAX_S = 0.1  # doubled up to this, for what changed may take long to be read
 EVENTS_AT_ONCE = 8  # segments taken between two looks at the groups
 RUNS_MAX = 16  # pieces of a solved segment that are written one by one; above, all of it is
 POLL_S = 0.05  # how often a receiver looks at silence and time limits

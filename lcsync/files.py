@@ -14,10 +14,8 @@ import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -43,7 +41,6 @@ from lcsync.pieces import in_order
 from lcsync.text import human_bytes
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
-Statuses = list[tuple[bytes, os.stat_result | OSError]]
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 TEMPORARY_MARK = b".lcsync-"  # in the name of each
@@ -201,20 +198,6 @@ def names_in(folder_fd: int) -> list[bytes]:
     """The names in a source folder, in byte order."""
     with source_errors(folder_fd), os.scandir(folder_fd) as entries:
         return sorted(os.fsencode(entry.name) for entry in entries)
-
-
-def statuses_in(folder_fd: int) -> Statuses:
-    """The names in a source folder, in byte order, each with its status (of a symbolic link: its own) or why not."""
-    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # os.fsencode looks each time
-    found: Statuses = []
-    with source_errors(folder_fd), os.scandir(folder_fd) as entries:
-        for entry in entries:
-            try:
-                status: os.stat_result | OSError = entry.stat(follow_symlinks=False)
-            except OSError as error:
-                status = error
-            found.append((entry.name.encode(encoding, errors), status))
-    return sorted(found, key=itemgetter(0))
 
 
 @contextmanager

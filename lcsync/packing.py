@@ -21,7 +21,6 @@ from lcsync.const import (
     LIST_BYTES_MAX,
     NAME_BYTES_MAX,
     PATHS_BYTES_MAX,
-    SEGMENT_BYTES,
 )
 from lcsync.contents import SOURCE_FLAGS, Contents, blocks_from_cache, hash_contents
 from lcsync.entries import DEVICES, Entries, Kind, encode
@@ -29,7 +28,7 @@ from lcsync.errors import SourceError
 from lcsync.files import FOLDER_FLAGS, Version
 from lcsync.filters import NO_RULES, Rules
 from lcsync.leftovers import temporaries
-from lcsync.merkle import Tree, hash_leaves, top
+from lcsync.merkle import Tree, hash_leaves
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
 from lcsync.packmeta import name_owners, read_xattrs
 from lcsync.paths import printable
@@ -39,12 +38,8 @@ from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE
 
 @dataclass(frozen=True)
 class What:
-    """What of a folder is shared besides folders and the content of files."""
+    """What of a folder is shared besides all that is in a status, links and devices: a receiver takes what it wants."""
 
-    links: bool = True
-    hard_links: bool = True
-    specials: bool = True  # fifos, sockets, devices
-    owners: bool = True
     acls: bool = False
     xattrs: bool = False
     rules: Rules = NO_RULES  # for paths below the folder
@@ -54,7 +49,7 @@ ALL = What()
 
 
 def entries_of(
-    found: Scan, what: What, read_link: Callable[[bytes], bytes], drop: Collection[bytes] = ()
+    found: Scan, read_link: Callable[[bytes], bytes], drop: Collection[bytes] = ()
 ) -> tuple[Entries, Numbers]:
     """The entries of what was found, without the paths to ``drop``, and for each its row. ``read_link``: OSError."""
     kinds = found.column(KIND).copy()
@@ -62,21 +57,19 @@ def entries_of(
     links: dict[int, bytes] = {}
     for row in np.flatnonzero(kinds == Kind.SYMLINK).tolist():
         try:
-            links[row] = read_link(found.paths[row]) if what.links else b""
+            links[row] = read_link(found.paths[row])
         except OSError:
             links[row] = b""
         keep[row] = bool(links[row])
-    keep[np.isin(kinds, [Kind.FIFO, Kind.SOCKET, *DEVICES])] &= what.specials
     if drop:
         keep &= np.fromiter((path not in drop for path in found.paths), bool, len(kinds))
-    if what.hard_links:
-        firsts: dict[tuple[int, int], bytes] = {}
-        for row in np.flatnonzero((kinds != Kind.FOLDER) & keep & (found.column(LINKS) > 1)).tolist():
-            inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
-            first = firsts.setdefault(inode, found.paths[row])
-            if first != found.paths[row]:
-                kinds[row] = Kind.HARDLINK
-                links[row] = first
+    firsts: dict[tuple[int, int], bytes] = {}
+    for row in np.flatnonzero((kinds != Kind.FOLDER) & keep & (found.column(LINKS) > 1)).tolist():
+        inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
+        first = firsts.setdefault(inode, found.paths[row])
+        if first != found.paths[row]:
+            kinds[row] = Kind.HARDLINK
+            links[row] = first
     rows = np.flatnonzero(keep)
     numbers = {row: entry for entry, row in enumerate(rows.tolist())}
     table = found.rows[rows]
@@ -90,8 +83,8 @@ def entries_of(
         devices,
         table[:, MODE].astype(np.uint16),
         table[:, MTIME].copy(),
-        table[:, UID].astype(np.uint32) if what.owners else None,
-        table[:, GID].astype(np.uint32) if what.owners else None,
+        table[:, UID].astype(np.uint32),
+        table[:, GID].astype(np.uint32),
     )
     return entries, rows
 
@@ -158,13 +151,6 @@ class Pack:
             os.close(fd)
         return now.paths != self.found.paths or not np.array_equal(now.versions, self.found.versions)
 
-    def load(self, contents: Contents, segment: int) -> bytes | None:
-        """A segment of the content; None if it is not what its hash says any more."""
-        start = segment * SEGMENT_BYTES
-        data = contents.read_at(min(SEGMENT_BYTES, self.layout.length - start), start)
-        right = top(hash_leaves(data, self.layout.block_bytes)) == self.tree.outline[segment].tobytes()
-        return data if right else None
-
     def single(self, contents: Contents, entry: int) -> tuple[Tree, bytes]:
         """The tree of one file, for its own name: most of it is known; and the bytes after its last whole block.
 
@@ -215,7 +201,7 @@ def pack(
             return os.readlink(base, dir_fd=above)
 
         while True:
-            entries, rows = entries_of(found, what, read_link, drop)
+            entries, rows = entries_of(found, read_link, drop)
             name_owners(entries)
             layout = _laid_out(path, entries, block_bytes)
             versions = found.versions[rows]

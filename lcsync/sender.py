@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lcsync._wire import Batch, Geometry
 from lcsync.const import (
+    MANIFEST_RETRY_MAX_S,
     MANIFEST_RETRY_S,
     NAME_INTERVALS_S,
     REPAIR_VISIT_SYMBOLS,
@@ -73,15 +74,19 @@ class NameStream(Stream):
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         self.manifest = manifest
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
 
     def restart(self, now: float, running: bool) -> bool:
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         return True
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         payload = self.manifest()
         if payload is None:
-            return now + MANIFEST_RETRY_S
+            self.retry_s = min(2 * self.retry_s, MANIFEST_RETRY_MAX_S)
+            return now + self.retry_s
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         batch.add_payload(payload, self.cci, self.tsi, self.toi)
         self._count(1)
         self.step = min(self.step + 1, len(NAME_INTERVALS_S) - 1)

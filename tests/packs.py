@@ -65,8 +65,7 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
             for segment in segments:
                 start = segment * SEGMENT_BYTES
                 stop = min(start + SEGMENT_BYTES, layout.length)
-                data = source.load(contents, segment)
-                assert data is not None
+                data = contents.read_at(stop - start, start)
                 for block in range(segment * per, -(-stop // layout.block_bytes)):
                     if right[block]:
                         continue

@@ -504,20 +504,17 @@ def test_what_of_a_folder_is_shared_may_change_between_two_starts(tmp_path: Path
     d = tmp_path / "d"
     d.mkdir()
     (d / "x").write_bytes(b"x")
-    (d / "link").symlink_to("x")
-    wait_for_the_clock(d / "link")
+    os.setxattr(d / "x", "user.colour", b"red")
     wait_for_the_clock(d / "x")
     found = []
-    for what in (What(links=False), What(), What(owners=False), What()):
+    for what in (What(), What(xattrs=True), What(xattrs=True), What(acls=True)):
         with TreeCache(str(tmp_path / "index")) as cache:
             index = Index(BLOCK, cache=cache, what=what)
             index.add(b"d", bytes(d))
             index.keep()
-            entries = entries_decode(folder(index, "d").pack.data)
-            found.append((entries.paths, entries.uids is not None))
-    assert found == [
-        ([b"", b"x"], True), ([b"", b"link", b"x"], True), ([b"", b"link", b"x"], False), ([b"", b"link", b"x"], True),
-    ]  # fmt: skip
+            found.append(entries_decode(folder(index, "d").pack.data).xattrs)
+    colour = {1: {b"user.colour": b"red"}}
+    assert found == [None, colour, colour, {}]
 
 
 def test_rules_leave_out_paths_of_a_folder(tmp_path: Path) -> None:
@@ -539,3 +536,15 @@ def test_rules_leave_out_paths_of_a_folder(tmp_path: Path) -> None:
         (d / "a.o").touch()
         assert index.looks_changed()
         assert sorted(content_of(folder(index.again(), "d"))) == paths
+
+
+def test_a_segment_of_a_folder_that_changed_is_not_given_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content(3 * MIB))
+    found = folder(index_of(d=tmp_path), "d")
+    with (tmp_path / "a").open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"other")
+    cache = SegmentCache()
+    data = found.sources()[1]
+    assert [cache.load(data, segment) is not None for segment in range(3)] == [True, False, True]
+    assert found.changed and found.wrong == {b"a"}

@@ -356,22 +356,6 @@ def test_a_pack_knows_what_a_state_knows(tmp_path: Path) -> None:
     assert second.looks_changed()
 
 
-def test_a_segment_that_changed_is_not_given_out(tmp_path: Path) -> None:
-    source = tmp_path / "s"
-    source.mkdir()
-    (source / "a").write_bytes(random.Random(0).randbytes(3 << 20))
-    made = pack_of(source, 16384)
-    with (
-        files.closing(os.open(source, os.O_RDONLY)) as fd,
-        Contents(fd, list(made.entries.paths), made.layout) as contents,
-    ):
-        assert all(made.load(contents, i) is not None for i in range(3))
-        with open(source / "a", "r+b") as f:
-            f.seek(1 << 20)
-            f.write(b"other")
-        assert [made.load(contents, i) is not None for i in range(3)] == [True, False, True]
-
-
 def test_files_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "s"
     make(source, random.Random(4), 30)
