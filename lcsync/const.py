@@ -149,7 +149,6 @@ XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
-FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
