@@ -33,7 +33,6 @@ class Content(IntEnum):
 
     FILE = 0
     PACK = 1  # a folder: the content of all its files as one object, and the list of its entries
-    LIST = 2  # a folder: the object is the list of its entries
 
 
 # Keys of the map; the version sorts first.

@@ -25,7 +25,7 @@ from lcsync.const import FLUSH_S, HASH_BYTES, LEAVES_FACTOR, LIST_BLOCK_BYTES, S
 from lcsync.destination import Destination, Parts
 from lcsync.download import Download
 from lcsync.entries import Entries, EntriesError, Kind, decode
-from lcsync.errors import DestinationError, DiskFull, WrongContent
+from lcsync.errors import DestinationError, DiskFull, Stalled, WrongContent
 from lcsync.folders import Folder
 from lcsync.job import Report
 from lcsync.manifest import ListPart, Manifest
@@ -394,16 +394,20 @@ class FolderFetch:
         fetcher = self.fetcher
         fetcher.lacking = lambda: download.missing_bytes
         flushed = time.monotonic()
-        while not download.done:
-            if download.nodes is not None and not download.ready:
-                download.compare(old, store, None, present)
-                fetcher.receiver.compared(download)
-                fetcher.progress()
-                continue
-            fetcher.turn()
-            if time.monotonic() - flushed >= FLUSH_S:
-                store.flush()
-                flushed = time.monotonic()
+        try:
+            while not download.done:
+                if download.nodes is not None and not download.ready:
+                    download.compare(old, store, None, present)
+                    fetcher.receiver.compared(download)
+                    fetcher.progress()
+                    continue
+                fetcher.turn()
+                if time.monotonic() - flushed >= FLUSH_S:
+                    store.flush()
+                    flushed = time.monotonic()
+        except (KeyboardInterrupt, Stalled):
+            store.flush()  # what is whole stays
+            raise
         fetcher.receiver.finish(download)
         fetcher.regroup()  # what follows takes its time: nobody needs to send meanwhile
         fetcher.result.lacking = download.missing_bytes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -108,6 +109,7 @@ class PackStore:
         self._open: OrderedDict[int, Part] = OrderedDict()
         self._devices: dict[int, int] = {}  # file systems that were written to, by an entry there
         self._left = np.zeros((len(entries), 3), np.int64)  # of files that were written: what LEFT tells of them
+        self._closed: list[tuple[bytes, int]] = []  # folders whose mode is another for the time being
         self._batch: list[int] = []
         self._batch_bytes = 0
         self._users: dict[bytes, list[int]] = {}  # entries whose content is taken from a path that is not their own
@@ -136,7 +138,9 @@ class PackStore:
             raise DestinationError(path=path, reason=f"is a {kind}; remove it, or choose another destination")
 
     def begin(self) -> None:
-        """Make the folders that are missing, and the files that have no bytes."""
+        """Make the folders that are missing, and the files that have no bytes; let those of ours be written to."""
+        if os.geteuid():
+            self._open_up()
         for entry in self.entries.of_kind(Kind.FOLDER):
             if self._at[entry] < 0 and self.entries.paths[entry] and self.taken[entry]:
                 with destination_errors(self.entries.paths[entry]):
@@ -150,6 +154,18 @@ class PackStore:
             else:
                 self._create(entry)
                 self._complete(entry)
+
+    def _open_up(self) -> None:
+        """A folder of this user's that he may not write to gets its mode back at the end."""
+        here = self.here.rows[self._at]
+        closed = self.taken & (self._at >= 0) & (self.entries.kinds == Kind.FOLDER) & (here[:, UID] == os.geteuid())
+        closed &= here[:, MODE] & stat.S_IRWXU != stat.S_IRWXU
+        for entry in np.flatnonzero(closed).tolist():
+            path, mode = self.entries.paths[entry], int(here[entry, MODE])
+            with destination_errors(path):
+                fd = self._folders.fd(path)
+                self._closed.append((path, mode))
+                os.fchmod(fd, mode | stat.S_IRWXU)
 
     # --- what the engine calls ---
 
@@ -276,6 +292,10 @@ class PackStore:
             os.close(part.fd)
         self._open.clear()
         self._run.close()
+        while self._closed:
+            path, mode = self._closed.pop()
+            with suppress(OSError):
+                os.fchmod(self._folders.fd(path), mode)
 
     def abort(self) -> None:
         """Remove all that is unfinished, and close everything."""

@@ -407,3 +407,36 @@ def test_sources_are_guessed_by_time_then_by_name(tmp_path: Path) -> None:
     times = np.array([0, 0, ord("b") * 10**9, 1, 2])
     assert find_sources(entries, paths, kinds, sizes, times).tolist() == [-1, 1, 2, 4]
     assert find_sources(entries, paths, kinds, sizes - 1, times).tolist() == [-1, 1, -1, -1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may write anywhere, and this becomes somebody else")
+def test_folders_that_their_owner_may_not_write_to(tmp_path: Path) -> None:
+    source, target = tmp_path / "s", tmp_path / "t"
+    for folder in (source / "d", target / "d"):
+        folder.mkdir(parents=True)
+    (source / "d" / "f").write_bytes(b"new")
+    (target / "d" / "f").write_bytes(b"older")
+    for path in (target, target / "d", target / "d" / "f"):
+        os.chown(path, 12345, 12345)
+    (target / "d").chmod(0o555)
+    made = pack_of(source)
+    above = [tmp_path, *list(tmp_path.parents)[:-2]]
+    modes = [path.stat().st_mode for path in above]
+    for path in above:
+        path.chmod(0o755)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.setgid(12345)
+            os.setuid(12345)
+            carry(made, target)
+            code = 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for path, mode in zip(above, modes, strict=True):
+        path.chmod(mode & 0o7777)
+    assert code == 0
+    assert (target / "d" / "f").read_bytes() == b"new"
+    assert (target / "d").stat().st_mode & 0o777 == 0o555
