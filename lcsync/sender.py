@@ -19,6 +19,7 @@ from lcsync.const import (
 )
 from lcsync.fountain import Fountain
 
+CCI_MASK = 0xFFFFFFFF
 DOUBLED_MAX = 64.0  # times: more than any rate there is
 
 # Gives the bytes of one segment, None if it no longer has the content that it is sent under.
@@ -42,6 +43,10 @@ class Stream:
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
 
+    def go_on(self, cci: int) -> None:
+        """Before all else: this group has had so many packets in this run."""
+        self.cci = cci
+
     def restart(self, now: float, running: bool) -> bool:
         """A new listener, perhaps the first one: whether the stream wants to be served at once."""
         return False
@@ -50,7 +55,7 @@ class Stream:
         raise NotImplementedError
 
     def _count(self, packets: int) -> None:
-        self.cci = self.cci + packets & 0xFFFFFFFF
+        self.cci = self.cci + packets & CCI_MASK
 
 
 class NameStream(Stream):
@@ -117,7 +122,7 @@ class SymbolStream(Stream):
 
     With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
     leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
-    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``.
+    where there is a ``repair``, else for source symbols. The rounds of a run start at segment ``at``.
     """
 
     def __init__(
@@ -154,6 +159,15 @@ class SymbolStream(Stream):
         self._slow = SlowStart(self.round, packet_bits, slow_bps)
         self._visited = 0  # repair symbols sent in this visit
 
+    def go_on(self, cci: int) -> None:
+        """A group of nothing but source symbols goes on in its round: who left it in the middle has the rest first."""
+        super().go_on(cci)
+        if self.repair is None:
+            full = self.geometry.symbols(self.first)
+            at = (self.sbn * full + cci) % self.round
+            self.sbn = min(at // full, self.count - 1)
+            self.esi = at - self.sbn * full
+
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
             if not self.left:  # what the slow start owes is no reason to wait
@@ -178,14 +192,16 @@ class SymbolStream(Stream):
         if data is None:
             return inf
         total = self.geometry.symbols(segment)
-        count = min(limit, total - self.esi)
+        count = total - self.esi  # no call of min, max or _count here: at full speed they are a part of what it costs
+        if count > limit:
+            count = limit
         batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-        self._count(count)
+        self.cci = self.cci + count & CCI_MASK
         self.esi += count
         if self.esi == total:
             self._next_segment()
         if self.left:
-            self.left = max(0, self.left - count)
+            self.left = self.left - count if self.left > count else 0
             if not self.left:
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S

@@ -245,22 +245,17 @@ class Server:
             port.hear(self.share.hear, HEAR_S / len(hearing))
 
     def _transmit(self, now: float) -> None:
-        """Send what is due; what fails is said once, until it works again."""
+        """Send what is due."""
         for stream, batch in self.share.transmit(now):
             port, sender = self._senders[stream.ifindex]
             try:
                 sender.send(batch, stream.address)
-                if port.failed or not sender.whole:
-                    large = f"packets of {self.options.mtu} bytes do not fit now, and go in fragments; choose a --mtu"
-                    self._tell(port, "" if sender.whole else large)
+                if not sender.whole:
+                    size = f"packets of {self.options.mtu} bytes"
+                    port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
-                self._tell(port, f"sending failed: {error.strerror}; going on as soon as it works")
-
-    def _tell(self, port: Link, trouble: str) -> None:
-        if trouble and trouble != port.failed:
-            self.options.say(f"{port.interface.name}: {trouble}")
-        port.failed = trouble
+                port.trouble(f"sending failed: {error.strerror}; going on as soon as it works", now)
 
     def _who_hears(self) -> dict[int, Link]:
         """The descriptors to read MLD from; all are watched from now on."""

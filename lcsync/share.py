@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -163,7 +164,7 @@ class Share:
             yield port.ifindex, f"{groups} groups are too many for tracker {before}: now {choice.why(tracker)}"
 
     def _rest(self, port: Port, address: bytes) -> None:
-        """Forget a stream, but for its packet number: that must not repeat in a run."""
+        """Forget a stream, but for its packet number: that must not repeat in a run, and a round goes on there."""
         self._numbers[port.ifindex, address] = port.streams.pop(address).cci
 
     def active(self) -> list[tuple[int, bytes]]:
@@ -212,7 +213,7 @@ class Share:
         stream = port.streams.get(address)
         if stream is None:
             stream = port.streams[address] = self._stream(port.ifindex, address, self.table.group(number))
-            stream.cci = self._numbers.pop((port.ifindex, address), 0)
+            stream.go_on(self._numbers.pop((port.ifindex, address), 0))
         if not self.gate.closed or self._kinds[address] is Kind.NAME:
             self.scheduler.start(stream, now)
 
@@ -262,7 +263,7 @@ class Share:
             source_geometry(tree.length, tree.block_bytes, self.offer.symbol_bytes),
             span.start,
             len(span),
-            lambda segment: load(tree, segment),
+            partial(load, tree),  # a lambda would be one more call for each batch
             source=source,
             repair=None if source else Repair(lambda segment: tree.outline[segment].tobytes(), self._fountain),
             at=self.tsi,  # another host that shares the same begins elsewhere
