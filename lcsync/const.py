@@ -54,7 +54,9 @@ REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate
-FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_S = 0.05  # or as many as the limit takes so long for
+FIRST_PART = 0.5  # of the limit, for all such streams together
 SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
 CATCH_UP_S = 0.004  # how late a timer may fire without a loss of rate
 NAP_S = 0.002  # a share that waits sleeps the last of it: it hears a join so much later, and its packets are on time

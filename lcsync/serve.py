@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -251,11 +251,14 @@ class Server:
             try:
                 sender.send(batch, stream.address)
                 if not sender.whole:
-                    size = f"packets of {self.options.mtu} bytes"
-                    port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
+                    self._tell_size(port, now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
                 port.trouble(f"sending failed: {error.strerror}; going on as soon as it works", now)
+
+    def _tell_size(self, port: Link, now: float) -> None:
+        size = f"packets of {self.options.mtu} bytes"
+        port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
 
     def _who_hears(self) -> dict[int, Link]:
         """The descriptors to read MLD from; all are watched from now on."""
@@ -277,6 +280,9 @@ class Server:
             port.close()
         for port in self.ports:
             port.look(now)
+            with suppress(OSError):  # it may be gone by now
+                if net.mtu(port.interface) < self.options.mtu:
+                    self._tell_size(port, now)
         for name in self.options.interfaces or sorted(interface.name for interface in have):
             if all(port.interface.name != name for port in self.ports):
                 self._take_in(name, now)
