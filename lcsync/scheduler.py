@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
 """Who sends next: round-robin over the streams whose groups have a listener, by token buckets.
 
-A stream that was silent comes before those that go on, with its first packets and at its own rate: so a name, or a small
-file, is not stuck behind the segments of large ones, however many those are. All such streams together have half of the
+A stream that was silent comes before those that go on, with its first packets and at its own rate: so a name, or a
+small file, is not stuck behind the segments of large ones, however many those are. All such streams have half of the
 limit before others, or who joins and leaves all the time would take all of it.
 """
 

@@ -179,30 +179,28 @@ class SymbolStream(Stream):
         return self._source
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
-        if self.left:
-            return self._fill_source(batch, limit, now)
-        self.rate_bps = self._slow.rate_bps(now)
-        if self.repair is None:
-            return self._fill_source(batch, limit, now)
-        return self._fill_repair(self.repair, batch, limit, now)
-
-    def _fill_source(self, batch: Batch, limit: int, now: float) -> float:
+        # source symbols are packed here, without calls of functions of our own: at full speed calls are what it costs
+        if not self.left:
+            self.rate_bps = self._slow.rate_bps(now)
+            if self.repair is not None:
+                return self._fill_repair(self.repair, batch, limit, now)
         segment = self.first + self.sbn
         data = self.load(segment)
         if data is None:
             return inf
         total = self.geometry.symbols(segment)
-        count = total - self.esi  # no call of min, max or _count here: at full speed they are a part of what it costs
+        count = total - self.esi
         if count > limit:
             count = limit
         batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
         self.cci = self.cci + count & CCI_MASK
         self.esi += count
         if self.esi == total:
-            self._next_segment()
+            self.esi, self.sbn = 0, (self.sbn + 1) % self.count
         if self.left:
             self.left = self.left - count if self.left > count else 0
             if not self.left:
+                self._visited = 0
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S
         return now
