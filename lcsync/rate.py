@@ -114,7 +114,7 @@ class _Trial:
 
     allowed: int
     groups: int
-    kept: float  # in the better half
+    kept: float
     last: float  # in the last half
     offered: float  # packets sent to us per second
 
@@ -161,6 +161,7 @@ class Layers:
         self._hold_s = RATE_HOLD_S  # that is believed for so long
         self._believed_until = self._quiet_until = float("-inf")
         self._alone = False  # the last trial says: the loss does not come from our rate
+        self._narrow = False  # or: it does
         self._clean_pps = 0.0  # the most received in a half without loss
         self._lossy_packets, self._lossy_s = 0, 0.0  # received in halves with loss
 
@@ -219,21 +220,21 @@ class Layers:
             self._judge_rise(self._rise, now)
         elif self._over(now) and groups > 1:
             if 1 - better > RATE_DOUBT_LOSS:
-                self._try(self.allowed, groups, min(groups // 2, _whole(_filled(groups) * better)), now)
-            elif left * half.seconds >= RATE_SHORT_S * half.received:
+                kept = self._both()[0]
+                self._try(self.allowed, groups, kept, min(groups // 2, _whole(_filled(groups) * kept)), now)
+            elif self._narrow or left * half.seconds >= RATE_SHORT_S * half.received:
                 # if all of it is congestion, half of the loss goes with these
-                self._try(self.allowed, groups, _whole(_filled(groups) * 2 * better / (1 + better)), now)
+                self._try(self.allowed, groups, better, _whole(_filled(groups) * 2 * better / (1 + better)), now)
         elif groups == self.allowed < self.limit:
             more = min(self.limit, self.allowed + self._step)
             if now - self._changed_at >= self._waits[more] * self._stretch:
                 self._waits[self.allowed] = RATE_WAIT_S  # it held
                 self._climb(more, half.kept, now)
 
-    def _try(self, allowed: int, groups: int, fewer: int, now: float) -> None:
-        """Begin a trial with ``fewer`` of the ``groups`` joined now."""
-        first, half = self._halves
-        offered = (half.received + half.lost) / half.seconds
-        self._trial = _Trial(allowed, groups, max(first.kept, half.kept), half.kept, offered)
+    def _try(self, allowed: int, groups: int, kept: float, fewer: int, now: float) -> None:
+        """Begin a trial with ``fewer`` of the ``groups`` joined now, of whose packets this part was ``kept``."""
+        half = self._halves[-1]
+        self._trial = _Trial(allowed, groups, kept, half.kept, (half.received + half.lost) / half.seconds)
         self._step = 1
         self._change(max(1, min(fewer, _filled(groups) - 1)), now)
 
@@ -257,7 +258,7 @@ class Layers:
             if level > self.allowed:
                 self._climb(trial.groups if level >= trial.filled else level, kept, now, back=True)
             elif self.allowed > 1 and 1 - kept > RATE_ADD_LOSS:
-                self._try(self.allowed, self.allowed, _whole(self.allowed * kept), now)
+                self._try(self.allowed, self.allowed, kept, _whole(self.allowed * kept), now)
             return
         if offered >= trial.offered * (1 + self.allowed / trial.filled) / 2:
             self._trial = None  # the sender gave what we left to the other groups: fewer of them do as well
@@ -269,7 +270,7 @@ class Layers:
             self._hold_s = min(2 * self._hold_s, RATE_WAIT_MAX_S)
         self._floor = max(1 - kept, 1e-9)
         self._believed_until, self._quiet_until = self._later(now, self._hold_s), self._later(now, RATE_WAIT_S)
-        self._alone = True
+        self._alone, self._narrow = True, False
         self._climb(trial.allowed, kept, now, back=True)
 
     def _judge_rise(self, rise: _Rise, now: float) -> None:
@@ -298,7 +299,7 @@ class Layers:
         return ceil((now + wait_s + self._epoch_s) / (2 * wait_s)) * 2 * wait_s - self._epoch_s
 
     def _congested(self) -> None:
-        self._alone, self._floor, self._hold_s = False, 0.0, RATE_HOLD_S
+        self._alone, self._narrow, self._floor, self._hold_s = False, True, 0.0, RATE_HOLD_S
         self._believed_until = self._quiet_until = float("-inf")
 
     def _climb(self, allowed: int, kept: float, now: float, back: bool = False) -> None:

@@ -33,6 +33,7 @@ class Receiver:
     ) -> None:
         self.assembler = assembler
         self.layers = layers
+        self._say = say
         self.channels = Channels(assembler, scope, layers.allowed, rows, say)
         self.downloads: list[Download] = []
         self.rejected = 0  # segments that were whole but wrong
@@ -259,6 +260,8 @@ class Receiver:
         left = float("inf") if more else self._left()
         self.layers.observe(now, loss.received, loss.lost, dropped, len(self.channels.open), left)
         if self.channels.limit != self.layers.allowed:
+            if self._say is not None:
+                self._say(f"{self.layers.allowed} groups at most from now on, before {self.channels.limit}")
             self.channels.limit = self.layers.allowed
             self.channels.changed = True
 
