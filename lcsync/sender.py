@@ -16,6 +16,9 @@ from lcsync.const import (
     SLOW_START_PART,
     SLOW_START_S,
     SLOW_START_SYMBOLS,
+    SOON_SYMBOLS,
+    SPARE_DIVISOR,
+    SPARE_SYMBOLS,
 )
 from lcsync.fountain import Fountain
 
@@ -90,14 +93,16 @@ class NameStream(Stream):
 
 class SlowStart:
     """The rate of what is sent though nobody may want it any more: low at first, for a leave takes its time, and
-    doubled again and again while somebody stays.
+    doubled again and again while somebody stays, up to ``most_bps``.
 
     ``symbols``: those of the group; it begins with a part of them, so that what is sent in vain is a small part, too.
+    The first rate, which is no more than ``rate_bps``, holds for ``soon_s`` even where ``most_bps`` is less.
     """
 
-    def __init__(self, symbols: int, packet_bits: int, most_bps: float) -> None:
-        self._first_bps = max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits
+    def __init__(self, symbols: int, packet_bits: int, rate_bps: float, most_bps: float, soon_s: float) -> None:
+        self._first_bps = min(rate_bps, max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits)
         self._most_bps = most_bps
+        self._soon_s = soon_s
         self._since = 0.0
 
     def begin(self, now: float) -> float:
@@ -105,6 +110,8 @@ class SlowStart:
         return self.rate_bps(now)
 
     def rate_bps(self, now: float) -> float:
+        if now - self._since < self._soon_s:
+            return self._first_bps
         doubled = min(max(0.0, now - self._since) / SLOW_START_S, DOUBLED_MAX)
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
@@ -151,12 +158,15 @@ class SymbolStream(Stream):
         self.repair = repair
         # all segments are full but the last one of an object
         self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
-        self.left = 0  # packets until all who listen have been sent a whole round
+        self.left = 0  # packets until all who listen have been sent a whole round, and what follows it at once
         self.sbn, self.esi = at % count, 0
         self._source = source
         self._most_bps = rate_bps
         slow_bps = min(rate_bps, self.round * packet_bits / ROUND_S) if source else rate_bps
-        self._slow = SlowStart(self.round, packet_bits, slow_bps)
+        # what follows waits for hashes: who lost a part of them gets more at once, and of a short list, too, soon
+        self._spare = self.round // SPARE_DIVISOR + SPARE_SYMBOLS if source and repair else 0
+        soon_s = (self.round + SOON_SYMBOLS) / SLOW_START_SYMBOLS if source and repair else 0.0
+        self._slow = SlowStart(self.round, packet_bits, rate_bps, slow_bps, soon_s)
         self._visited = 0  # repair symbols sent in this visit
 
     def go_on(self, cci: int) -> None:
@@ -172,35 +182,38 @@ class SymbolStream(Stream):
         if self._source:
             if not self.left:  # what the slow start owes is no reason to wait
                 self.free_at = min(self.free_at, now)
-            self.left = self.round
+            self.left = self.round + self._spare
             self.rate_bps = self._most_bps
         elif not running:
             self.rate_bps = self._slow.begin(now)
         return self._source
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
-        # source symbols are packed here, without calls of functions of our own: at full speed calls are what it costs
         if not self.left:
             self.rate_bps = self._slow.rate_bps(now)
-            if self.repair is not None:
-                return self._fill_repair(self.repair, batch, limit, now)
-        segment = self.first + self.sbn
-        data = self.load(segment)
-        if data is None:
-            return inf
-        total = self.geometry.symbols(segment)
-        count = total - self.esi
-        if count > limit:
-            count = limit
-        batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-        self.cci = self.cci + count & CCI_MASK
-        self.esi += count
-        if self.esi == total:
-            self.esi, self.sbn = 0, (self.sbn + 1) % self.count
+        if self.repair is not None and self.left <= self._spare:
+            count = self._fill_repair(self.repair, batch, limit)
+            if count < 0:
+                return inf
+        else:  # source symbols are packed here: at full speed, calls of functions of our own are what it costs
+            segment = self.first + self.sbn
+            data = self.load(segment)
+            if data is None:
+                return inf
+            total = self.geometry.symbols(segment)
+            count = total - self.esi
+            if count > limit:
+                count = limit
+            if self.left and count > self.left - self._spare:
+                count = self.left - self._spare
+            batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
+            self.cci = self.cci + count & CCI_MASK
+            self.esi += count
+            if self.esi == total:
+                self.esi, self.sbn = 0, (self.sbn + 1) % self.count
         if self.left:
             self.left = self.left - count if self.left > count else 0
             if not self.left:
-                self._visited = 0
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S
         return now
@@ -209,14 +222,15 @@ class SymbolStream(Stream):
         self.esi = self._visited = 0
         self.sbn = (self.sbn + 1) % self.count
 
-    def _fill_repair(self, repair: Repair, batch: Batch, limit: int, now: float) -> float:
+    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> int:
+        """How many packets; -1 if the content is gone."""
         segment = self.first + self.sbn
         visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
         made = repair.fountain.ahead(self.toi, segment)
         if made is None:
             data = self.load(segment)
             if data is None:
-                return inf
+                return -1
             made = repair.fountain.make(self.geometry, segment, repair.seed(segment), data)
         count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
         repair.fountain.keep(self.toi, segment, made)
@@ -224,4 +238,4 @@ class SymbolStream(Stream):
         self._visited += count
         if self._visited >= visit:
             self._next_segment()
-        return now
+        return count
