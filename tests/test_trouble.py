@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""What goes wrong with an interface while a share sends: said once, and nothing is lost by it but time."""
+"""What goes wrong on the way: said once, by share or receiver, and nothing is lost by it but time."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import MIB, Share, content, fetch, udp_sent, until
+from programs import MIB, Share, content, fetch, sharing, udp_sent, until
 
 from lcsync.lab import Lab
 
@@ -78,3 +79,27 @@ def test_an_interface_that_goes_down_is_said_once_and_again_when_it_is_gone(
     share.wait_for("eth0: is gone")
     said = ended(share)
     assert len(said) == 2 and "sending failed" in said[0]
+
+
+def test_a_receiver_behind_a_slow_port_says_what_was_lost_and_what_would_suit(
+    make_lab: MakeLab, movie: Path, to: Path
+) -> None:
+    lab = make_lab(2)
+    lab.port_rate(1, 5.0)
+    with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "25M"):
+        got = fetch(lab.hosts[1], "movie.iso", to).ok()
+    assert (to / "movie.iso").read_bytes() == movie.read_bytes()
+    said = re.fullmatch(
+        r"lcsync: lost \d+ packets \(.*%\): \d+ in the network, 0 in this host's buffer \(.*\); "
+        r"--bwlimit (.*)M would have suited this host",
+        got.lines[-1],
+    )
+    assert said, got.lines
+    assert 2 < float(said[1]) < 12
+
+
+def test_who_lost_nothing_says_nothing_of_it(make_lab: MakeLab, movie: Path, to: Path) -> None:
+    lab = make_lab(2)
+    with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "25M"):
+        got = fetch(lab.hosts[1], "movie.iso", to).ok()
+    assert len(got.lines) == 1 and "lost" not in got.lines[0]
