@@ -109,6 +109,7 @@ class Index:
         self.skipped: list[str] = []
         self.given: list[tuple[bytes, bytes]] = []
         self.missing: list[bytes] = []  # paths that were given and can't be read now
+        self._names: set[bytes] = set()
         self._before = {item.name: item for item in before.items} if before else {}
 
     def add(self, name: bytes, path: bytes) -> None:
@@ -117,10 +118,12 @@ class Index:
         self._put(self._folder(name, path) if files.is_folder(path) else self._one(name, path))
 
     def _put(self, item: Item | PackItem) -> None:
-        for other in self.items:
-            if other.name == item.name or _has(other, item.name) or _has(item, other.name):
-                name, path = printable(item.name), printable(item.path)
-                raise UsageError(reason=f"two paths under one name, {name}; give one another: OTHER={path}")
+        packs = [other for other in self.items if isinstance(other, PackItem)]
+        taken = item.name in self._names or any(pack.entry_of(item.name) >= 0 for pack in packs)
+        if taken or (isinstance(item, PackItem) and any(item.entry_of(name) >= 0 for name in self._names)):
+            name, path = printable(item.name), printable(item.path)
+            raise UsageError(reason=f"two paths under one name, {name}; give one another: OTHER={path}")
+        self._names.add(item.name)
         self.items.append(item)
 
     def looks_changed(self) -> bool:
@@ -247,8 +250,3 @@ def _mtime_ns(info: os.stat_result) -> int:
 def _below(folder: bytes, lines: list[str]) -> list[str]:
     """What is said of paths in a folder, with the folder."""
     return [f"{printable(folder)}/{line}" for line in lines]
-
-
-def _has(item: Item | PackItem, name: bytes) -> bool:
-    """Whether a name means a file in a folder that is shared."""
-    return isinstance(item, PackItem) and item.entry_of(name) >= 0

@@ -23,17 +23,21 @@ class Lookout:
         self._look: Future[Index | None] | None = None
         self._began = time.monotonic()  # the last look
         self._next = 0.0
-        self._takes_s = 0.0
+        self._worth_waiting = True
 
     def start(self) -> None:
         """All that is shared is in the index now. It goes to disk: nobody need wait for that."""
-        entries = sum(len(item.pack.entries) for item in self.index.items if isinstance(item, PackItem))
-        self._takes_s = entries * LOOK_ENTRY_S
+        self._weigh()
         self._pool.submit(self.index.keep)
+
+    def _weigh(self) -> None:
+        """Whether a manifest waits for a look hangs on how much there is to look at, not on how busy the host is."""
+        entries = sum(len(item.pack.entries) for item in self.index.items if isinstance(item, PackItem))
+        self._worth_waiting = entries * LOOK_ENTRY_S <= LOOK_WAIT_S
 
     def is_fresh(self) -> bool:
         """Whether folders were looked at just now; else that is begun. What would take too long is fresh enough."""
-        if self._takes_s > LOOK_WAIT_S or (self._look is None and time.monotonic() - self._began < FRESH_S):
+        if not self._worth_waiting or (self._look is None and time.monotonic() - self._began < FRESH_S):
             return True
         self._begin()
         return False
@@ -62,10 +66,10 @@ class Lookout:
         if self._look is None or not self._look.done():
             return None
         fresh, self._look = self._look.result(), None
-        self._takes_s = now - self._began
-        self._next = now + max(CHECK_FILE_S, LOOK_PART * self._takes_s)
+        self._next = now + max(CHECK_FILE_S, LOOK_PART * (now - self._began))
         if fresh is not None:
             self.index = fresh
+            self._weigh()
             self.asked = any(item.changed for item in fresh.items)
         return fresh
 
