@@ -253,6 +253,8 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         finally:
             progress.close()
         options.say(f"{printable(names.name)}: {result}")
+        if result.advice:
+            options.say(result.advice)
         _write_stats(args, result.stats())
     return 0
 

@@ -21,10 +21,13 @@ from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
     BLOCK_BYTES_MAX,
+    HEADER_BYTES,
     INLINE_BYTES_MAX,
+    IP_UDP_BYTES,
     MEMORY_BYTES,
     NAP_US,
     POLL_S,
+    RATE_LOOK_S,
     ROWS_MAX,
     SEGMENT_BYTES,
     SLOTS_BASE,
@@ -40,6 +43,7 @@ from lcsync.names import Heard, NameListener
 from lcsync.oserrors import destination_errors
 from lcsync.packfetch import download_of
 from lcsync.paths import printable, safe_relative
+from lcsync.rate import Layers
 from lcsync.receiver import Receiver
 from lcsync.stores import Nowhere
 from lcsync.text import human_bytes, human_rate
@@ -83,6 +87,7 @@ class Result:
     by_kind: dict[str, int] = field(default_factory=dict)  # packets by kind of group
     seconds: float = 0.0
     root: str = ""
+    advice: str = ""  # what was lost, where, and what rate would have suited; empty if nothing was
     drops: dict[str, int] = field(default_factory=dict)
     summary: job.Summary = field(default_factory=job.Summary)  # of what else is in folders
 
@@ -95,12 +100,10 @@ class Result:
         if not self.lacking and not self.changed:
             return f"{_files(self.files)}, {human_bytes(self.bytes)}, all here already{others}"
         speed = human_rate(self.lacking * 8 / max(self.seconds, 1e-9))
-        loss = f", {self.lost} packets lost" if self.lost else ""
-        loss += f" ({self.overrun} of them by this host)" if self.overrun else ""
         return (
             f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed; "
             f"lacked {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
-            f"in {self.seconds:.2f} s ({speed}){loss}{others}"
+            f"in {self.seconds:.2f} s ({speed}){others}"
         )
 
 
@@ -202,15 +205,15 @@ class Fetcher:
         least = SYMBOLS_MAX + ROWS_PER_SEGMENT_SPARE  # of one segment, whatever a manifest says
         rows = max(least, min((options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes, ROWS_MAX))
         self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
-        self.receiver = Receiver(
-            self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None
-        )
+        layers = Layers(options.channels, epoch_s=time.time() - time.monotonic())
+        self.receiver = Receiver(self.assembler, options.scope, layers, rows, options.say if options.verbose else None)
         self._job: _Job | None = None
         self._busy: Future[Any] | None = None  # something here is read
         self.lacking: Callable[[], int] = lambda: 0  # bytes that were not here
         self._started = self._progress_at = time.monotonic()
         self._accepted = 0
         self._closing = False
+        self._look_at = 0.0
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
             stack.callback(self._pool.shutdown, cancel_futures=True)
@@ -292,7 +295,9 @@ class Fetcher:
         r.seconds = time.monotonic() - self._started
         for address in self.receiver.close():
             net.leave(self.sock, address, self.heard.interface)
+        self.receiver.observe(time.monotonic(), net.dropped(self.sock))
         r.overrun = net.dropped(self.sock)
+        r.advice = self._advice()
         channels = self.receiver.channels
         r.packets, r.lost, r.joins = channels.loss.received, channels.loss.lost, channels.joins
         r.rejected, r.solved = self.receiver.rejected, self.receiver.solved
@@ -324,6 +329,9 @@ class Fetcher:
 
     def _look_at_time(self) -> None:
         now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + RATE_LOOK_S
+            self.receiver.observe(now, net.dropped(self.sock))
         counters = self.assembler.counters()
         if counters["accepted"] != self._accepted or self._reads():
             self._accepted = counters["accepted"]
@@ -343,6 +351,12 @@ class Fetcher:
     def progress(self) -> None:
         """Something was done: the time of ``timeout_s`` begins anew."""
         self._progress_at = time.monotonic()
+
+    def _advice(self) -> str:
+        """What was lost and where, and what rate would have suited this host."""
+        packet_bits = 8 * (self.heard.manifest.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES)
+        limited = bool(net.buffer_lack(self.sock))
+        return self.receiver.layers.summary(packet_bits).text(net.receive_buffer(self.sock), limited)
 
     def _compare_roots(self, heard: Heard) -> None:
         """Another content under our name: the first one is kept, the other one reported."""

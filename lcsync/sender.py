@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -25,6 +26,7 @@ from lcsync.const import (
 )
 from lcsync.fountain import Fountain
 
+CCI_MASK = 0xFFFFFFFF
 DOUBLED_MAX = 64.0  # times: more than any rate there is
 
 # Gives the bytes of one segment, None if it no longer has the content that it is sent under.
@@ -48,6 +50,10 @@ class Stream:
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
 
+    def go_on(self, cci: int) -> None:
+        """Before all else: this group has had so many packets in this run."""
+        self.cci = cci
+
     def restart(self, now: float, running: bool) -> bool:
         """A new listener, perhaps the first one: whether the stream wants to be served at once."""
         return False
@@ -56,7 +62,7 @@ class Stream:
         raise NotImplementedError
 
     def _count(self, packets: int) -> None:
-        self.cci = self.cci + packets & 0xFFFFFFFF
+        self.cci = self.cci + packets & CCI_MASK
 
 
 class NameStream(Stream):
@@ -141,8 +147,8 @@ class SymbolStream(Stream):
 
     With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
     leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
-    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``, and leaves
-    out what is not ``sent``.
+    where there is a ``repair``, else for source symbols. The rounds of a run start at segment ``at``, and leave out
+    what is not ``sent``.
     """
 
     def __init__(
@@ -182,10 +188,33 @@ class SymbolStream(Stream):
     def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:
         """Take the content from here: the same, but maybe of another object."""
         self.geometry, self.first, self.load, self.repair, self.sent = geometry, first, load, repair, sent
+        self.round = self._before(self.count)
+
+    def _before(self, sbn: int) -> int:
+        """How many symbols of a round stand before a segment."""
         # all segments are full but the last one of an object
-        self.round = geometry.symbols(first) * (self.count - 1) + geometry.symbols(first + self.count - 1)
-        if sent is not None:
-            self.round -= sent.padding(first, self.count)
+        symbols = self.geometry.symbols(self.first) * sbn
+        if sbn == self.count:
+            last = self.first + sbn - 1
+            symbols -= self.geometry.symbols(self.first) - self.geometry.symbols(last)
+        return symbols - (self.sent.padding(self.first, sbn) if self.sent else 0)
+
+    def _runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent, in order."""
+        return self.sent.runs(segment) if self.sent else ((0, self.geometry.symbols(segment)),)
+
+    def go_on(self, cci: int) -> None:
+        """A group of nothing but source symbols goes on in its round: who left it in the middle has the rest first."""
+        super().go_on(cci)
+        if self.repair is None:
+            at = (self._before(self.sbn) + cci) % self.round
+            self.sbn = bisect_right(range(1, self.count), at, key=self._before)
+            left = at - self._before(self.sbn)
+            for start, stop in self._runs(self.first + self.sbn):
+                self.esi = start + left
+                if self.esi < stop:
+                    break
+                left -= stop - start
 
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
@@ -200,54 +229,51 @@ class SymbolStream(Stream):
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         if not self.left:
             self.rate_bps = self._slow.rate_bps(now)
-        before = self.cci
-        if self.repair is None or self.left > self._spare:
-            gone = self._fill_source(batch, limit)
-        else:
-            gone = self._fill_repair(self.repair, batch, limit)
-        if gone:
-            return inf
+        if self.repair is not None and self.left <= self._spare:
+            count = self._fill_repair(self.repair, batch, limit)
+            if count < 0:
+                return inf
+        else:  # source symbols are packed here: at full speed, calls of functions of our own are what it costs
+            segment = self.first + self.sbn
+            data = self.load(segment)
+            if data is None:
+                return inf
+            if self.left and limit > self.left - self._spare:
+                limit = self.left - self._spare
+            count = 0
+            for start, stop in self._runs(segment):
+                if stop > self.esi and count < limit:
+                    if self.esi < start:
+                        self.esi = start
+                    some = stop - self.esi
+                    if some > limit - count:
+                        some = limit - count
+                    batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, some)
+                    self.cci = self.cci + some & CCI_MASK
+                    self.esi += some
+                    count += some
+            if self.esi >= stop:
+                self.esi, self.sbn = 0, (self.sbn + 1) % self.count
         if self.left:
-            self.left = max(0, self.left - (self.cci - before & 0xFFFFFFFF))
+            self.left = self.left - count if self.left > count else 0
             if not self.left:
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S
         return now
 
-    def _fill_source(self, batch: Batch, limit: int) -> bool:
-        """True if the content is gone."""
-        segment = self.first + self.sbn
-        data = self.load(segment)
-        if data is None:
-            return True
-        if self.left:
-            limit = min(limit, self.left - self._spare)
-        runs = ((0, self.geometry.symbols(segment)),) if self.sent is None else self.sent.runs(segment)
-        for start, stop in runs:
-            if stop > self.esi and limit:
-                self.esi = max(start, self.esi)
-                count = min(limit, stop - self.esi)
-                batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-                self._count(count)
-                self.esi += count
-                limit -= count
-        if self.esi >= runs[-1][1]:
-            self._next_segment()
-        return False
-
     def _next_segment(self) -> None:
         self.esi = self._visited = 0
         self.sbn = (self.sbn + 1) % self.count
 
-    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> bool:
-        """True if the content is gone."""
+    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> int:
+        """How many packets; -1 if the content is gone."""
         segment = self.first + self.sbn
         visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
         made = repair.fountain.ahead(self.toi, segment)
         if made is None:
             data = self.load(segment)
             if data is None:
-                return True
+                return -1
             made = repair.fountain.make(self.geometry, segment, repair.seed(segment), data)
         count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
         repair.fountain.keep(self.toi, segment, made)
@@ -255,4 +281,4 @@ class SymbolStream(Stream):
         self._visited += count
         if self._visited >= visit:
             self._next_segment()
-        return False
+        return count

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -270,22 +270,20 @@ class Server:
             port.hear(self.share.hear, HEAR_S / len(hearing))
 
     def _transmit(self, now: float) -> None:
-        """Send what is due; what fails is said once, until it works again."""
+        """Send what is due."""
         for stream, batch in self.share.transmit(now):
             port, sender = self._senders[stream.ifindex]
             try:
                 sender.send(batch, stream.address)
-                if port.failed or not sender.whole:
-                    large = f"packets of {self.options.mtu} bytes do not fit now, and go in fragments; choose a --mtu"
-                    self._tell(port, "" if sender.whole else large)
+                if not sender.whole:
+                    self._tell_size(port, now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
-                self._tell(port, f"sending failed: {error.strerror}; going on as soon as it works")
+                port.trouble(f"sending failed: {error.strerror}; going on as soon as it works", now)
 
-    def _tell(self, port: Link, trouble: str) -> None:
-        if trouble and trouble != port.failed:
-            self.options.say(f"{port.interface.name}: {trouble}")
-        port.failed = trouble
+    def _tell_size(self, port: Link, now: float) -> None:
+        size = f"packets of {self.options.mtu} bytes"
+        port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
 
     def _who_hears(self) -> dict[int, Link]:
         """The descriptors to read MLD from; all are watched from now on."""
@@ -307,6 +305,9 @@ class Server:
             port.close()
         for port in self.ports:
             port.look(now)
+            with suppress(OSError):  # it may be gone by now
+                if net.mtu(port.interface) < self.options.mtu:
+                    self._tell_size(port, now)
         for name in self.options.interfaces or sorted(interface.name for interface in have):
             if all(port.interface.name != name for port in self.ports):
                 self._take_in(name, now)

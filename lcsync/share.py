@@ -58,6 +58,7 @@ class Share:
         self.delay_bps = self.packet_bits / delay_s if delay_s else float("inf")
         self.scheduler = Scheduler(bwlimit_bps, self.packet_bits, BATCH_PACKETS)
         self.ports: dict[int, Port] = {}
+        self._only: Port | None = None  # the one that there is, if there is one
         self.sent = dict.fromkeys(Kind, 0)  # bytes with IPv6 and UDP headers, by kind of group
         self.packets = 0
         self._fountain = Fountain(tsi % ESIS)
@@ -88,13 +89,18 @@ class Share:
 
     def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
         self.ports[ifindex] = Port(ifindex, membership, tracker)
+        self._count_ports()
 
     def remove_port(self, ifindex: int) -> None:
         """An interface is gone: stop all that was sent there."""
         port = self.ports.pop(ifindex)
+        self._count_ports()
         for address, stream in list(port.streams.items()):
             self.scheduler.stop(stream)
             self._rest(port, address)
+
+    def _count_ports(self) -> None:
+        self._only = next(iter(self.ports.values())) if len(self.ports) == 1 else None
 
     def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
         """One ICMPv6 message from a listener socket."""
@@ -155,7 +161,7 @@ class Share:
             yield port.ifindex, f"{groups} groups are too many for tracker {before}: now {choice.why(tracker)}"
 
     def _rest(self, port: Port, address: bytes) -> None:
-        """Forget a stream, but for its packet number: that must not repeat in a run."""
+        """Forget a stream, but for its packet number: that must not repeat in a run, and a round goes on there."""
         self._numbers[port.ifindex, address] = port.streams.pop(address).cci
 
     def active(self) -> list[tuple[int, bytes]]:
@@ -188,9 +194,8 @@ class Share:
     def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
         """Which of them have a listener. At full speed the calls here are a part of what sending costs."""
         addresses = np.ndarray((len(streams), 16), np.uint8, b"".join([stream.address for stream in streams]))
-        if len(self.ports) == 1:
-            for port in self.ports.values():
-                return list(port.tracker.active_many(addresses))
+        if self._only:
+            return list(self._only.tracker.active_many(addresses))
         out = [False] * len(streams)
         for port in self.ports.values():
             mine = [i for i, stream in enumerate(streams) if stream.ifindex == port.ifindex]
@@ -206,7 +211,7 @@ class Share:
         stream = port.streams.get(address)
         if stream is None:
             stream = port.streams[address] = self._stream(port.ifindex, address, number)
-            stream.cci = self._numbers.pop((port.ifindex, address), 0)
+            stream.go_on(self._numbers.pop((port.ifindex, address), 0))
         if not self.gate.closed or self._kinds[address] is Kind.NAME:
             self.scheduler.start(stream, now)
 

@@ -18,7 +18,7 @@ from programs import BLOCK, MIB, Program, content, fetch, figures, files_below, 
 
 from lcsync import group, merkle, names, net
 from lcsync._wire import Batch
-from lcsync.errors import NobodyShares
+from lcsync.errors import NobodyShares, WrongContent
 from lcsync.group import Kind
 from lcsync.lab import Host, Lab
 from lcsync.manifest import Content, ListPart, describe
@@ -340,8 +340,8 @@ def test_other_programs_are_not_heard(make_lab: MakeLab, tmp_path: Path) -> None
         host.call(names.NameListener, b"other", interface, 5, 4242) as other,
         manifests(host, b"other", b"rubbish"),
     ):
-        for listener in (other, mine):
-            with pytest.raises(NobodyShares):
+        for listener, error in ((other, WrongContent), (mine, NobodyShares)):
+            with pytest.raises(error):
                 listener.wait(0.3)
         assert other.drops and other.drops["cbor"] > 3
         assert not mine.drops

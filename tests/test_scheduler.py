@@ -13,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync._wire import Batch, Geometry, parse
-from lcsync.const import NAME_INTERVALS_S, REST_S, ROUND_S, SLOW_START_SYMBOLS, SPARE_DIVISOR, SPARE_SYMBOLS
+from lcsync.const import (
+    ACTIVE_GROUPS_MAX,
+    FIRST_PACKETS,
+    FIRST_S,
+    NAME_INTERVALS_S,
+    REST_S,
+    ROUND_S,
+    SLOW_START_SYMBOLS,
+    SPARE_DIVISOR,
+    SPARE_SYMBOLS,
+    TURN_STREAMS,
+)
 from lcsync.fountain import Fountain
 from lcsync.scheduler import Scheduler
 from lcsync.sender import NameStream, Repair, Sent, Stream, SymbolStream
@@ -131,6 +142,29 @@ def test_a_slow_stream_is_not_lost_among_fast_ones() -> None:
     clock.add(slow, *fast)
     clock.run(5.0)
     assert 0.7e5 < clock.rate(slow) <= 1.01e5
+
+
+def test_hundreds_of_groups_have_equal_parts_and_none_is_silent() -> None:
+    clock = Clock(1e8, late_s=0.0015)
+    streams = [Endless(1e8 / 8) for _ in range(ACTIVE_GROUPS_MAX)]
+    clock.add(*streams)
+    clock.run(3.0)
+    assert clock.rate() == pytest.approx(1e8, rel=0.03)
+    for stream in streams:
+        assert clock.rate(stream) == pytest.approx(1e8 / ACTIVE_GROUPS_MAX, rel=0.1)
+        assert max(b - a for a, b in pairwise(clock.times[stream])) < 0.2
+
+
+@pytest.mark.parametrize("bwlimit_bps", [1e7, 1e8])
+def test_a_small_file_is_not_stuck_behind_hundreds_of_large_ones(bwlimit_bps: float) -> None:
+    """It has a packet in each turn, where it would have one in 256."""
+    clock = Clock(bwlimit_bps)
+    clock.add(*(Endless(bwlimit_bps / 8) for _ in range(ACTIVE_GROUPS_MAX - 1)))
+    clock.run(2.2 * ACTIVE_GROUPS_MAX * min(FIRST_PACKETS * PACKET_BITS, FIRST_S * bwlimit_bps) / bwlimit_bps)
+    small, joined_at = symbol_stream(bwlimit_bps / 8), clock.now
+    clock.add(small)
+    clock.run(1.0)
+    assert clock.packets(small, joined_at + 25 * (1 + TURN_STREAMS) * PACKET_BITS / bwlimit_bps) >= 25
 
 
 def test_unused_share_is_not_given_to_others() -> None:
