@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -14,7 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from lcsync import _udp, files, listing, merkle, net
+from lcsync import _udp, claims, files, listing, merkle, net
 from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
@@ -52,6 +53,7 @@ class Options:
     channels: int
     timeout_s: float
     memory_bytes: int = MEMORY_BYTES
+    size_max: float = math.inf
     root: bytes | None = None
     preserve: bool = False
     dry_run: bool = False
@@ -309,6 +311,7 @@ class Fetcher:
         m = self.heard.manifest
         with files.closing(files.open_folder(destination)) as root_fd:
             entries = self.entries()  # before anything is made
+            self._check_sizes([entry.length for entry in entries])
 
             def jobs() -> Iterator[_Job]:
                 for entry in entries:
@@ -324,6 +327,12 @@ class Fetcher:
                 os.close(files.open_beneath(root_fd, (base,), create=True))
             self._run(jobs())
         return self.result
+
+    def _check_sizes(self, lengths: list[int]) -> None:
+        at_once = sum(sorted(lengths)[-JOBS_AT_ONCE:])
+        o = self.options
+        if reason := claims.refusal(sum(lengths), o.size_max) or claims.refusal(at_once, memory_bytes=o.memory_bytes):
+            raise WrongContent(reason=f"{printable(self.names.name)}: {reason}")
 
     # --- the loop ---
 
@@ -492,7 +501,11 @@ def _download_of(job: _Job) -> Download:
 @contextmanager
 def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
     """Wait for the name, and fetch on the interface that it was heard by. NobodyShares."""
-    heard = names.wait(options.timeout_s, options.root)
+    heard = names.wait(
+        options.timeout_s,
+        options.root,
+        lambda manifest: claims.refusal(manifest.length, options.size_max, options.memory_bytes),
+    )
     names.only(heard.interface)
     fetcher = Fetcher(heard, names, options)
     try:

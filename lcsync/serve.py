@@ -26,6 +26,7 @@ from lcsync.const import (
     NAP_S,
     SCOPES,
     SEND_FAILED_S,
+    SPARE_LISTENERS,
     STARTUP_NAMES,
     TICK_S,
     TURN_S,
@@ -35,13 +36,15 @@ from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.index import Index
 from lcsync.link import ROLE, Link, Role
-from lcsync.listener import Listener
+from lcsync.listener import Listener, Sockets, open_sockets
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.notify import Notifier
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache
 from lcsync.share import Offer, Share
+from lcsync.talk import Limited
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
@@ -71,6 +74,7 @@ class Options:
     listener: str = "both"
     role: Role = ROLE
     cache: TreeCache | None = None
+    confine: Callable[[], str] | None = None  # gives up privileges once the sockets are open, and says which
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -94,6 +98,10 @@ class Server:
         self._looked_for_s = 0.0  # how long the last look at the files took
         self._asked = False  # a manifest was asked for since then
         self._closing = False
+        self._spares: list[Sockets] = []  # for interfaces that come later
+        self._confined = False
+        self._notifier = Notifier()
+        self._say = Limited(options.say)  # what others on the link can cause
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -109,6 +117,7 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
+        self._confine()
         self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
         for name, path in paths:
             self.index.add(name, path)
@@ -139,7 +148,7 @@ class Server:
             raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
         sock = net.send_socket(interface, options.hops)
         try:
-            return Link(interface, sock, self._listen(interface), options.role, options.say)
+            return Link(interface, sock, self._listen(interface), options.role, self._say)
         except BaseException:
             sock.close()
             raise
@@ -148,6 +157,8 @@ class Server:
         """Open a listener; None if MLD is not to be heard, or there is no privilege and none was demanded."""
         if not self.mld:
             return None
+        if self._confined:
+            return self._listen_with_spare(interface)
         try:
             return Listener(interface.index, interface.name, self.options.listener)
         except NoPrivilege:
@@ -156,6 +167,25 @@ class Server:
             self.mld = False
             self.options.say(f"no CAP_NET_RAW, so sending all the time; to send only while somebody listens: {CURE}")
             return None
+
+    def _confine(self) -> None:
+        """Open what interfaces that come later will need, and give up what nothing else takes."""
+        if not self.options.confine:
+            return
+        if self.mld:
+            self._spares = [open_sockets(self.options.listener) for _ in range(SPARE_LISTENERS)]
+        self._confined = True
+        done = self.options.confine()
+        if self.options.verbose:
+            self.options.say(done)
+
+    def _listen_with_spare(self, interface: net.Interface) -> Listener:
+        if not self._spares:
+            self._say(f"{interface.name}: no socket left to hear joins there; start the share again")
+            raise NoPrivilege(reason=interface.name)
+        listener = Listener(interface.index, interface.name, sockets=self._spares[-1])
+        self._spares.pop()
+        return listener
 
     def _start(self, port: Link, now: float) -> Tracker:
         """Serve on an interface; the tracker that it got."""
@@ -203,6 +233,7 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
+        self._notifier.ready(self.greeting())
         self._readers = self._who_hears()
         scheduler = self.share.scheduler
         waits = self.share.gate.closed
@@ -238,8 +269,10 @@ class Server:
                 self.options.say(str(self.share.gate))
 
     def _hear(self, ready: Sequence[int], now: float) -> None:
-        if self._changes.fileno() in ready and self._changes.read():
-            self._look_at_interfaces(now)
+        if self._changes.fileno() in ready:
+            self._changes.read()
+            if self._changes.due(now):
+                self._look_at_interfaces(now)
         hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
         for port in hearing.values():
             port.hear(self.share.hear, HEAR_S / len(hearing))
@@ -259,7 +292,7 @@ class Server:
 
     def _tell(self, port: Link, trouble: str) -> None:
         if trouble and trouble != port.failed:
-            self.options.say(f"{port.interface.name}: {trouble}")
+            self._say(f"{port.interface.name}: {trouble}")
         port.failed = trouble
 
     def _who_hears(self) -> dict[int, Link]:
@@ -279,6 +312,8 @@ class Server:
             self.ports.remove(port)
             self.share.remove_port(port.interface.index)
             del self._senders[port.interface.index]
+            if self._confined and port.listener and (sockets := port.listener.take_sockets()):
+                self._spares.append(sockets)
             port.close()
         for port in self.ports:
             port.look(now)
@@ -300,6 +335,9 @@ class Server:
         self.options.say(f"{name}: sharing there too")
 
     def _tick(self, now: float) -> None:
+        self._notifier.alive(now)
+        if self._changes.due(now):
+            self._look_at_interfaces(now)
         self.share.tick(now)
         names = {port.interface.index: port.interface.name for port in self.ports}
         for index, change in self.share.grow(self.options.tracker, now):
@@ -345,10 +383,14 @@ class Server:
 
     def close(self) -> None:
         self._closing = True
+        self._notifier.stopping()
+        self._notifier.close()
         self._pool.shutdown(cancel_futures=True)
         for port in self.ports:
             port.close()
         self.ports = []
+        while self._spares:
+            self._spares.pop().close()
         self.cache.close_files()
         self._changes.close()
         self._poll.close()
