@@ -186,8 +186,12 @@ class Membership:
             self.drops["unknown group"] += report.unwanted
         new: dict[int, None] = {}
         for record in report.records:
-            number = self._find(record.group)
-            if number >= 0 and self._record(source, record, now):
+            if record.group in self._groups:  # which the table has
+                if self._record(source, record, now):
+                    new[self.table.find(record.group)] = None
+            elif record.kind is RecordType.TO_IN and not record.sources:  # a leave of what nobody listens to
+                continue
+            elif (number := self._find(record.group)) >= 0 and self._record(source, record, now):
                 new[number] = None
         return list(new)
 
