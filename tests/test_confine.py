@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -211,3 +212,15 @@ def test_what_a_manager_says_is_not_believed(tmp_path: Path) -> None:
         assert [sock.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         with pytest.raises(BlockingIOError):
             sock.recv(4096)
+
+
+UNIT = Path(__file__).parent.parent / "systemd" / "lcsync.service"
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-analyze") and os.environ.get("CI") != "true", reason="no systemd-analyze here"
+)
+def test_the_unit_is_as_tight_as_the_docs_say() -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(UNIT)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-300:]  # an exposure of 2.0 at most
