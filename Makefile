@@ -4,6 +4,8 @@
 PYTHON ?= python3
 HOSTS ?= 4
 FUZZ_S ?= 60
+FUZZED := mld packet manifest hashes entries listing index paths
+FUZZ_OPTIONS = -max_total_time=$$(($(FUZZ_S) / $(words $(FUZZED) wire))) -artifact_prefix=build/fuzz/ -print_final_stats=0
 BENCH ?= --quick
 JOBS ?= 4
 BIN := .venv/bin
@@ -31,24 +33,35 @@ test: .venv/built .venv/test  ## all tests, those in network namespaces included
 test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
-soak: .venv/built .venv/test  ## all tests with 20,000 random examples each in place of 100, and those of large trees
+soak: .venv/built .venv/test  ## all tests with 20,000 examples each, those of large trees, kills, 10 minutes of each fuzzer
 	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py tests/soak_kills.py
+	$(MAKE) fuzz FUZZ_S=$$((600 * $(words $(FUZZED) wire)))
 
-fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
+fuzz: .venv/built .venv/fuzz build/fuzz/wire  ## a minute of random input, shared by all readers of it, or FUZZ_S=3600
+	set -e; for target in $(FUZZED); do mkdir -p build/fuzz/$$target; \
+		$(BIN)/python tests/fuzz/fuzz.py $$target $(FUZZ_OPTIONS) build/fuzz/$$target tests/fuzz/$$target; done
+	mkdir -p build/fuzz/c
+	build/fuzz/wire -max_len=100000 $(FUZZ_OPTIONS) build/fuzz/c tests/fuzz/packet
+
+build/fuzz/wire: tests/fuzz/wire.c lcsync/_wire.h
 	mkdir -p build/fuzz
-	$(BIN)/python tests/fuzz/fuzz_mld.py -max_total_time=$(FUZZ_S) -artifact_prefix=build/fuzz/ build/fuzz tests/fuzz/mld
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Ilcsync -o $@ $< -lpthread
 
 bench: .venv/built  ## every benchmark, one after the other, in short; BENCH= for all of each, which takes hours
 	set -e; for name in hashing diff start local_sync trackers fountain simulate sender network scenarios; do \
 		$(PRIVATE) $(BIN)/python benchmarks/$$name.py $(BENCH); done
 
-asan: .venv/built .venv/test  ## the hash kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests setup.py pyproject.toml README.md LICENSE* build/asan
+# what feeds the compiled modules; memory that is freed stays taken under the sanitizers, and threads are slow
+SANITIZED := blake2s bloom fountain fuzz wire
+UNSANITIZED := forced_kernel or neon_is or memory_is_flat or one_thread_feeds
+asan: .venv/built .venv/test  ## the compiled modules under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests docs setup.py pyproject.toml README.md LICENSE* build/asan
 	rm -f build/asan/lcsync/*.so
 	cd build/asan && export PATH="$(abspath $(BIN)):$$PATH" CC="cc -fsanitize=address,undefined -fno-sanitize-recover=all -g" \
 		&& python setup.py -q build_ext --inplace \
 		&& LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-			PYTHONMALLOC=malloc python -m pytest -q -p no:cacheprovider tests/test_blake2s.py
+			PYTHONMALLOC=malloc python -m pytest -q -n $(JOBS) -p no:cacheprovider --hypothesis-profile=short \
+				-k "not ($(UNSANITIZED))" $(SANITIZED:%=tests/test_%.py)
 
 lint: .venv/built .venv/lint  ## ruff and mypy --strict
 	$(BIN)/ruff check
@@ -84,6 +97,7 @@ clean:  ## all that these targets made
 
 # one line that names everything the system lacks; NEEDS: program:package
 demo test test-net soak bench asan net-setup: NEEDS := ip:iproute2 nft:nftables
+fuzz: NEEDS := clang:clang
 docs: NEEDS := mandoc:mandoc
 cap: NEEDS := setcap:libcap2-bin
 .PHONY: system

@@ -16,7 +16,7 @@ from contextlib import suppress
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
 from lcsync.options import of_destinations, parser
-from lcsync.paths import is_local, printable, safe_relative, strip_prefix
+from lcsync.paths import is_local, one_line, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
 COMMANDS = ("demo", "doctor", "tune", "key", "watch")
@@ -121,7 +121,7 @@ def _say(args: argparse.Namespace) -> Callable[[str], None]:
     def say(line: str) -> None:
         if not args.quiet:
             with suppress(BrokenPipeError):  # talk nobody reads any more must not end the work
-                print(f"lcsync: {line}", file=sys.stderr, flush=True)
+                print(f"lcsync: {one_line(line)}", file=sys.stderr, flush=True)
 
     return say
 
@@ -131,6 +131,14 @@ def _index(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     from lcsync.cache import TreeCache, default_path
 
     return TreeCache(None if args.no_index else args.index or default_path(), _say(args))
+
+
+def _own_files(args: argparse.Namespace) -> list[str]:
+    """What is written besides the destination."""
+    from lcsync.cache import default_path
+
+    index = [] if args.no_index else [args.index or default_path()]
+    return index + ([args.stats] if args.stats else [])
 
 
 def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
@@ -174,7 +182,8 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
-    from lcsync import link, serve
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads, that would keep their privileges
+    from lcsync import confine, link, serve
     from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
@@ -203,6 +212,8 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         for line in serve.describe(paths, options):
             print(line)
         return 0
+    if args.confine:
+        options.confine = lambda: confine.share([path for _, path in paths], _own_files(args))
     with _index(args) as options.cache, serve.serving(paths, options) as server:
         try:
             say(server.greeting())
@@ -231,6 +242,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         port=args.port,
         channels=args.channels,
         memory_bytes=args.max_memory,
+        size_max=args.max_size,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
         sync=_sync_options(args),
@@ -248,6 +260,14 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         progress = Progress(sys.stderr, args.quiet)
         options = _fetch_options(args, progress)
         options.cache = cache
+        if args.confine:
+            from lcsync import confine
+            from lcsync.files import resolve_destination
+
+            path = resolve_destination(destination, safe_relative(names.name)[-1])
+            said = confine.fetch(os.path.dirname(path), _own_files(args))
+            if args.verbose:
+                options.say(said)
         try:
             result = fetch.fetch(names, destination, options, inside=source.endswith("/"))
         finally:
@@ -385,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except Error as error:
-        print(f"lcsync: {error}", file=sys.stderr)
+        print(f"lcsync: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         state = "files may be part old, part new" if "--inplace" in sys.argv else "every file is the old or the new one"

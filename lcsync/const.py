@@ -117,6 +117,9 @@ HEAR_S = 0.002  # reports are handled for so long between two sends
 QUERIES_AT_ONCE = 16  # sent between two sends of data: some 0.5 ms
 REFRESH_S = 60.0  # between queries for our own groups while no querier is heard
 DOUBT_S = 4.0  # who is asked after a loss of reports has so long to say that he listens
+REJOIN_S = 5.0  # who is back so soon after a leave may never have left; a receiver joins again after 2 s of silence
+DOUBTED_S = 60.0  # whose leaves are not believed at once for so long
+DOUBTED_MAX = 1024  # hosts, or groups that ended by their leaves, remembered at once
 HEAL_S = 10.0  # a flood that overflows the listener makes us ask no more often than this
 STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most
 
@@ -150,6 +153,7 @@ CHUNK_ENTRIES_MAX = 4096  # what a chunk may claim before it is looked at
 PATHS_BYTES_MAX = 256 << 20  # of all paths written out: front coding lets 6 bytes claim 4096
 XATTR_NAME_BYTES_MAX = 255  # XATTR_NAME_MAX
 XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
+XATTRS_MAX = 1 << 20  # of all entries of a folder: 9 bytes each on the wire, some 300 in memory
 
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
@@ -214,6 +218,7 @@ LAB_RETRY_S = 0.005
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
 SEND_BUFFER_BYTES = 4 << 20
 MEMORY_BYTES = 256 << 20  # of a receiver, for segments and repair symbols on their way
+HASHES_SEGMENT_BYTES = 512  # of a receiver's memory for each segment of an object: hashes, and what lacks
 MEMORY_BYTES_MIN = 64 << 20  # or the number of channels would hang on it
 MEMORY_BYTES_MAX = 64 << 30
 SEND_TIMEOUT_S = 1  # to wait for room in it: an interface that takes nothing must not stop the others for good
@@ -226,6 +231,8 @@ SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
 SEGMENT_FILES = 64  # that a share keeps open to read from
 ADOPTED_MAX = 2 * ACTIVE_GROUPS_MAX  # files of packs that have groups, because they were asked for by name
 PACKS_OPEN = 4  # folders that it keeps open, each with FOLDERS_OPEN_MAX of those in it
+CHANGES_S = 0.2  # between two looks at the interfaces: a flood of router advertisements is a flood of changes
+CHANGES_AT_ONCE = 64  # messages of the kernel on them that are read in one go
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
@@ -245,6 +252,14 @@ FLUSH_S = 2.0  # files of a folder that are whole are put in their places at lea
 LEAVES_FACTOR = 4  # block hashes of a folder may take so many times the memory that a receiver is given
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
+# --- least privilege (docs/security.md) ---
+SPARE_LISTENERS = 8  # opened for interfaces that come when the privilege to open one is given up
+WATCHDOG_PART = 0.5  # of the service manager's patience: sd_watchdog_enabled(3) advises a half
+
+# --- talk ---
+TALK_LINES = 8  # at once, of what others on the link can cause,
+TALK_S = 10.0  # and then one in so long: a log of a day stays below 1 MiB
+
 # --- demo ---
 DEMO_BYTES = 24 << 20  # some 2 s at 100 Mbit/s
 DEMO_LATE_PART = 0.3  # of the file that the first receiver has when the late one starts
@@ -263,4 +278,7 @@ PROBE_GAP_S = 0.2  # between two rates: queues run empty
 PROBE_SIZES_BYTES = (1280, 1500, 4096, 9000)  # of IPv6 packets, as far as the interface carries them
 PROBE_COPIES = 5  # of packets of which one must get through
 PROBE_HOPS = 16  # of the packets that count routers
+PROBE_STEPS_MAX = 16  # rates of one test
+PROBE_PACKETS_MAX = 1 << 22  # of one rate, a bit each: 512 KiB
+PROBE_S_MAX = 300.0  # of a whole test: packets without end must not keep a receiver for ever
 PROBE_SILENCE_S = 3.0  # after data: the sender is gone

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import stat
@@ -16,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lcsync import _udp, attributes, copying, files, job, net, packfetch
+from lcsync import _udp, attributes, claims, copying, files, job, net, packfetch
 from lcsync._wire import ROWS_PER_SEGMENT_SPARE, Assembler
 from lcsync.cache import TreeCache
 from lcsync.const import (
@@ -61,6 +62,7 @@ class Options:
     channels: int
     timeout_s: float
     memory_bytes: int = MEMORY_BYTES
+    size_max: float = math.inf
     root: bytes | None = None
     sync: job.Options = field(default_factory=job.Options)  # what is kept, left out and deleted
     cache: TreeCache = field(default_factory=lambda: TreeCache(None))
@@ -477,7 +479,11 @@ class Fetcher:
 @contextmanager
 def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
     """Wait for the name, and fetch on the interface that it was heard by. NobodyShares."""
-    heard = names.wait(options.timeout_s, options.root)
+    heard = names.wait(
+        options.timeout_s,
+        options.root,
+        lambda manifest: claims.refusal(manifest.length, options.size_max, options.memory_bytes),
+    )
     names.only(heard.interface)
     fetcher = Fetcher(heard, names, options)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
@@ -60,16 +60,27 @@ class NameListener:
                     raise
                 del self.interfaces[interface.index]
 
-    def wait(self, timeout_s: float, root: bytes | None = None) -> Heard:
-        """The first valid manifest (with this ``root``, if one is given). NobodyShares, WrongContent."""
+    def wait(
+        self, timeout_s: float, root: bytes | None = None, refusal: Callable[[Manifest], str] = lambda manifest: ""
+    ) -> Heard:
+        """The first valid manifest (with this ``root``, if one is given) that ``refusal`` says nothing against.
+
+        NobodyShares, WrongContent.
+        """
         end = time.monotonic() + timeout_s
         other: Heard | None = None
+        refused = ""
         while (left := end - time.monotonic()) > 0:
             select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
             for heard in self.poll():
-                if root is None or heard.manifest.root == root:
+                if root is not None and heard.manifest.root != root:
+                    other = heard
+                elif reason := refusal(heard.manifest):
+                    refused = f"{printable(self.name)}: shared by {heard.sender}, but {reason}"
+                else:
                     return heard
-                other = heard
+        if refused:
+            raise WrongContent(reason=refused)
         if other is not None:
             raise WrongContent(
                 reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "

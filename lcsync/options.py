@@ -91,6 +91,14 @@ def _memory_bytes(text: str) -> int:
     return value
 
 
+def _size_bytes(text: str) -> int:
+    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    if not (digits.isascii() and digits.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text}: not a size; say 500K, 700M, 4G or 1T")
+    return int(digits) * scale
+
+
 def _root(text: str) -> bytes:
     try:
         raw = bytes.fromhex(text)
@@ -144,6 +152,12 @@ def parser() -> argparse.ArgumentParser:
     )
     both.add_argument(
         "--port", type=_number(1, 65535), default=const.PORT, metavar="N", help="UDP port (%(default)s unless told)"
+    )
+    both.add_argument(
+        "--no-confine",
+        dest="confine",
+        action="store_false",
+        help="keep all privileges, and reach of all files, while sharing or fetching; see lcsync(1)",
     )
     share = p.add_argument_group("sharing")
     share.add_argument(
@@ -281,6 +295,13 @@ def parser() -> argparse.ArgumentParser:
         default=const.MEMORY_BYTES,
         metavar="SIZE",
         help="for what is on its way, from 64M (256M unless told): repair groups are joined as far as it goes",
+    )
+    fetch.add_argument(
+        "--max-size",
+        type=_size_bytes,
+        default=float("inf"),
+        metavar="SIZE",
+        help="fetch nothing that has more bytes, with K, M, G or T (no limit unless told)",
     )
     fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
     fetch.add_argument(

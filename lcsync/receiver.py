@@ -38,7 +38,8 @@ class Receiver:
         self.downloads: list[Download] = []
         self.rejected = 0  # segments that were whole but wrong
         self.solved = 0  # segments that repair symbols made whole
-        self._places: dict[bytes, list[tuple[Download, int]]] = {}  # of lacking segments, the first is asked for
+        # Of lacking segments of one content the first is asked for.
+        self._places: dict[tuple[bytes, int], list[tuple[Download, int]]] = {}
         self._owners: dict[int, Download] = {}  # by number in the assembler
         self._solvable: deque[tuple[Download, int]] = deque()
         self._alone: dict[tuple[Download | Channel, int], tuple[float, int]] = {}  # segments and parts of lists that
@@ -59,7 +60,7 @@ class Receiver:
         download.object = self.assembler.add_object(download.geometry)
         self._owners[download.object] = download
         for segment in np.flatnonzero(download.lack).tolist():
-            places = self._places.setdefault(download.segment_hash(segment), [])
+            places = self._places.setdefault(download.content_of(segment), [])
             places.append((download, segment))
             if len(places) > 1:
                 download.asked[segment] = False
@@ -149,7 +150,7 @@ class Receiver:
         right = download.take(segment, data, runs)
         download.coming[segment] = False
         if right:
-            for other, at in self._places.pop(download.segment_hash(segment), []):
+            for other, at in self._places.pop(download.content_of(segment), []):
                 if (other, at) != (download, segment):
                     other.take_copy(at, data)
         self.assembler.release(slot)
@@ -236,7 +237,7 @@ class Receiver:
         if download.lack[at]:
             self._want(download, at)
             return True
-        for other, place in self._places.pop(download.segment_hash(at), []):
+        for other, place in self._places.pop(download.content_of(at), []):
             if (other, place) != (download, at):
                 assert download.store is not None
                 size = download.geometry.segment_size(at)
@@ -303,12 +304,12 @@ class Receiver:
             download.object = -1
 
     def _hand_over(self, download: Download, segment: int) -> None:
-        digest = download.segment_hash(segment)
-        before = self._places.pop(digest, [])
+        content = download.content_of(segment)
+        before = self._places.pop(content, [])
         places = [place for place in before if place[0] is not download]
         if not places:
             return
-        self._places[digest] = places
+        self._places[content] = places
         if places[0] != before[0]:
             other, at = places[0]
             other.elsewhere[at] = False

@@ -25,6 +25,7 @@ from lcsync.const import (
     NAP_S,
     SCOPES,
     SEND_FAILED_S,
+    SPARE_LISTENERS,
     STARTUP_NAMES,
     TICK_S,
     TURN_S,
@@ -35,11 +36,12 @@ from lcsync.gate import Gate
 from lcsync.group import Kind
 from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
-from lcsync.listener import Listener
+from lcsync.listener import Listener, Sockets, open_sockets
 from lcsync.lookout import Lookout
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.notify import Notifier
 from lcsync.offer import Offer, Single
 from lcsync.pack import Sent
 from lcsync.packing import ALL, What
@@ -47,6 +49,7 @@ from lcsync.packitem import PackedFile, PackItem
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache, Source
 from lcsync.share import Share
+from lcsync.talk import Limited
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
@@ -77,6 +80,7 @@ class Options:
     role: Role = ROLE
     cache: TreeCache | None = None
     what: What = ALL  # of folders
+    confine: Callable[[], str] | None = None  # gives up privileges once the sockets are open, and says which
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -97,6 +101,10 @@ class Server:
         self._closing = False
         index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         self.lookout = Lookout(index)
+        self._spares: list[Sockets] = []  # for interfaces that come later
+        self._confined = False
+        self._notifier = Notifier()
+        self._say = Limited(options.say)  # what others on the link can cause
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -112,6 +120,7 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
+        self._confine()
         for name, path in paths:
             self.lookout.index.add(name, path)
         for line in self.lookout.index.skipped:
@@ -142,7 +151,7 @@ class Server:
             raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
         sock = net.send_socket(interface, options.hops)
         try:
-            return Link(interface, sock, self._listen(interface), options.role, options.say)
+            return Link(interface, sock, self._listen(interface), options.role, self._say)
         except BaseException:
             sock.close()
             raise
@@ -151,6 +160,8 @@ class Server:
         """Open a listener; None if MLD is not to be heard, or there is no privilege and none was demanded."""
         if not self.mld:
             return None
+        if self._confined:
+            return self._listen_with_spare(interface)
         try:
             return Listener(interface.index, interface.name, self.options.listener)
         except NoPrivilege:
@@ -159,6 +170,25 @@ class Server:
             self.mld = False
             self.options.say(f"no CAP_NET_RAW, so sending all the time; to send only while somebody listens: {CURE}")
             return None
+
+    def _confine(self) -> None:
+        """Open what interfaces that come later will need, and give up what nothing else takes."""
+        if not self.options.confine:
+            return
+        if self.mld:
+            self._spares = [open_sockets(self.options.listener) for _ in range(SPARE_LISTENERS)]
+        self._confined = True
+        done = self.options.confine()
+        if self.options.verbose:
+            self.options.say(done)
+
+    def _listen_with_spare(self, interface: net.Interface) -> Listener:
+        if not self._spares:
+            self._say(f"{interface.name}: no socket left to hear joins there; start the share again")
+            raise NoPrivilege(reason=interface.name)
+        listener = Listener(interface.index, interface.name, sockets=self._spares[-1])
+        self._spares.pop()
+        return listener
 
     def _start(self, port: Link, now: float) -> Tracker:
         """Serve on an interface; the tracker that it got."""
@@ -226,6 +256,7 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
+        self._notifier.ready(self.greeting())
         self._readers = self._who_hears()
         scheduler = self.share.scheduler
         waits = self.share.gate.closed
@@ -263,8 +294,10 @@ class Server:
                 self.options.say(str(self.share.gate))
 
     def _hear(self, ready: Sequence[int], now: float) -> None:
-        if self._changes.fileno() in ready and self._changes.read():
-            self._look_at_interfaces(now)
+        if self._changes.fileno() in ready:
+            self._changes.read()
+            if self._changes.due(now):
+                self._look_at_interfaces(now)
         hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
         for port in hearing.values():
             port.hear(self.share.hear, HEAR_S / len(hearing))
@@ -302,6 +335,8 @@ class Server:
             self.ports.remove(port)
             self.share.remove_port(port.interface.index)
             del self._senders[port.interface.index]
+            if self._confined and port.listener and (sockets := port.listener.take_sockets()):
+                self._spares.append(sockets)
             port.close()
         for port in self.ports:
             port.look(now)
@@ -326,6 +361,9 @@ class Server:
         self.options.say(f"{name}: sharing there too")
 
     def _tick(self, now: float) -> None:
+        self._notifier.alive(now)
+        if self._changes.due(now):
+            self._look_at_interfaces(now)
         self.share.tick(now)
         names = {port.interface.index: port.interface.name for port in self.ports}
         for index, change in self.share.grow(self.options.tracker, now):
@@ -353,10 +391,14 @@ class Server:
 
     def close(self) -> None:
         self._closing = True
+        self._notifier.stopping()
+        self._notifier.close()
         self.lookout.close()
         for port in self.ports:
             port.close()
         self.ports = []
+        while self._spares:
+            self._spares.pop().close()
         self.cache.opened.close()
         self._changes.close()
         self._poll.close()

@@ -26,6 +26,7 @@ GRACE_S = 2.0  # a thread or child that was told to end may take so long
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test hangs on how busy the machine is
 hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("short", deadline=None, max_examples=10)  # under sanitizers
 hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
 
 

@@ -392,7 +392,7 @@ def test_quiet(make_lab: MakeLab, tmp_path: Path) -> None:
     got = fetch(lab.hosts[1], "-q", "x", tmp_path / "to").ok()
     assert not got.lines and not got.out
     share.stop()
-    assert "tracker" in share.lines[0]
+    assert any("tracker" in line for line in share.lines)
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import SYMBOL, Memory, content, root_of, tree_of
 
+from lcsync import merkle
 from lcsync.const import SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.merkle import Tree
@@ -284,3 +285,18 @@ def test_segments_that_nobody_wants_do_not_lack() -> None:
     download.unwanted = np.array([True, False, True, False])
     download.compare(None, Memory(length=len(DATA)), None)
     assert segments(download.lack) == [1, 3]
+
+
+def test_a_short_segment_with_the_hash_of_a_long_one() -> None:
+    """A forger's outline: nothing is written beyond the end, and the short one is not taken for the long one."""
+    length = 2 * SEGMENT_BYTES + 5000
+    zeros = merkle.top(merkle.hash_leaves(bytes(SEGMENT_BYTES), BLOCK))
+    long = merkle.top(merkle.hash_leaves(content(SEGMENT_BYTES), BLOCK))
+    for last in (zeros, long):
+        outline = long + long + last
+        root = merkle.content_root(length, BLOCK, merkle.top(merkle.as_hashes(outline)))
+        download = Download(b"forged", root, length, BLOCK, SYMBOL)
+        assert download.set_outline(outline)
+        download.compare(None, Memory(length=length), None)  # which refuses to be written to beyond its end
+        assert download.lack.all()
+        assert download.content_of(0) == download.content_of(1) != download.content_of(2)
