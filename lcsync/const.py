@@ -139,6 +139,7 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
 # --- packs: whole folders (docs/protocol.md, "Packs") ---
 SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+RUNS_KEPT = 256  # segments of which a share knows where their padding is; 20 us to find out
 PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
 LIST_VERSION = 1
 LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these
@@ -153,7 +154,6 @@ XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
-FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
@@ -224,9 +224,16 @@ SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
 SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
 SEGMENT_FILES = 64  # that a share keeps open to read from
+ADOPTED_MAX = 2 * ACTIVE_GROUPS_MAX  # files of packs that have groups, because they were asked for by name
+PACKS_OPEN = 4  # folders that it keeps open, each with FOLDERS_OPEN_MAX of those in it
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
+FRESH_S = 0.25  # a look at a folder is so long good for its manifest,
+LOOK_WAIT_S = 0.1  # if it takes no longer: some 10,000 files; of larger folders the last look is good
+LOOK_ENTRY_S = 10e-6  # of a look: 8 us, and a little for the machine
+MANIFEST_RETRY_S = 0.01  # while there is none: a look at a small folder takes no longer;
+MANIFEST_RETRY_MAX_S = 0.1  # doubled up to this, for what changed may take long to be read
 EVENTS_AT_ONCE = 8  # segments taken between two looks at the groups
 RUNS_MAX = 16  # pieces of a solved segment that are written one by one; above, all of it is
 POLL_S = 0.05  # how often a receiver looks at silence and time limits
@@ -234,7 +241,8 @@ MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood mus
 STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
-JOBS_AT_ONCE = 64  # files of a folder on their way together
+FLUSH_S = 2.0  # files of a folder that are whole are put in their places at least so often
+LEAVES_FACTOR = 4  # block hashes of a folder may take so many times the memory that a receiver is given
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
 # --- demo ---

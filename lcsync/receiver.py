@@ -69,7 +69,7 @@ class Receiver:
 
     def _want(self, download: Download, segment: int) -> None:
         download.coming[segment] = False
-        self.assembler.want(download.object, segment, download.blocks_here(segment))
+        self.assembler.want(download.object, segment, download.symbols_here(segment))
 
     # --- what arrives ---
 
@@ -253,12 +253,11 @@ class Receiver:
                 self._look_at_sender(owner, segment, since, left, now)
         return self.channels.update(now, self.downloads)
 
-    def observe(self, now: float, dropped: int, more: bool = False) -> None:
+    def observe(self, now: float, dropped: int) -> None:
         """Look at what was lost, ``dropped`` packets of it so far by this host's own buffer, and choose the number of
-        groups by it. ``more``: other downloads will follow these."""
+        groups by it."""
         loss = self.channels.loss
-        left = float("inf") if more else self._left()
-        self.layers.observe(now, loss.received, loss.lost, dropped, len(self.channels.open), left)
+        self.layers.observe(now, loss.received, loss.lost, dropped, len(self.channels.open), self._left())
         if self.channels.limit != self.layers.allowed:
             if self._say is not None:
                 self._say(f"{self.layers.allowed} groups at most from now on, before {self.channels.limit}")

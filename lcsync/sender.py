@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from lcsync._wire import Batch, Geometry
 from lcsync.const import (
+    MANIFEST_RETRY_MAX_S,
+    MANIFEST_RETRY_S,
     NAME_INTERVALS_S,
     REPAIR_VISIT_SYMBOLS,
     REST_S,
@@ -76,15 +80,19 @@ class NameStream(Stream):
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         self.manifest = manifest
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
 
     def restart(self, now: float, running: bool) -> bool:
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         return True
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         payload = self.manifest()
         if payload is None:
-            return now + NAME_INTERVALS_S[1]
+            self.retry_s = min(2 * self.retry_s, MANIFEST_RETRY_MAX_S)
+            return now + self.retry_s
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         batch.add_payload(payload, self.cci, self.tsi, self.toi)
         self._count(1)
         self.step = min(self.step + 1, len(NAME_INTERVALS_S) - 1)
@@ -116,6 +124,16 @@ class SlowStart:
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
 
+class Sent(Protocol):
+    """Which source symbols are sent, where those of padding are not."""
+
+    def padding(self, first: int, count: int) -> int:
+        """How many symbols of some segments are not sent."""
+
+    def runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent: first and past-the-last number of each run."""
+
+
 @dataclass
 class Repair:
     """What repair symbols are made by: ``seed(segment)`` is that of their coefficients."""
@@ -129,7 +147,8 @@ class SymbolStream(Stream):
 
     With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
     leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
-    where there is a ``repair``, else for source symbols. The rounds of a run start at segment ``at``.
+    where there is a ``repair``, else for source symbols. The rounds of a run start at segment ``at``, and leave out
+    what is not ``sent``.
     """
 
     def __init__(
@@ -147,17 +166,14 @@ class SymbolStream(Stream):
         *,
         source: bool = True,
         repair: Repair | None = None,
+        sent: Sent | None = None,
         at: int = 0,
     ) -> None:
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         if not source and repair is None:
             raise ValueError("a stream of no symbols")
-        self.geometry = geometry
-        self.first, self.count = first, count
-        self.load = load
-        self.repair = repair
-        # all segments are full but the last one of an object
-        self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
+        self.count = count
+        self.carry(geometry, first, load, repair, sent)
         self.left = 0  # packets until all who listen have been sent a whole round, and what follows it at once
         self.sbn, self.esi = at % count, 0
         self._source = source
@@ -169,14 +185,36 @@ class SymbolStream(Stream):
         self._slow = SlowStart(self.round, packet_bits, rate_bps, slow_bps, soon_s)
         self._visited = 0  # repair symbols sent in this visit
 
+    def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:
+        """Take the content from here: the same, but maybe of another object."""
+        self.geometry, self.first, self.load, self.repair, self.sent = geometry, first, load, repair, sent
+        self.round = self._before(self.count)
+
+    def _before(self, sbn: int) -> int:
+        """How many symbols of a round stand before a segment."""
+        # all segments are full but the last one of an object
+        symbols = self.geometry.symbols(self.first) * sbn
+        if sbn == self.count:
+            last = self.first + sbn - 1
+            symbols -= self.geometry.symbols(self.first) - self.geometry.symbols(last)
+        return symbols - (self.sent.padding(self.first, sbn) if self.sent else 0)
+
+    def _runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent, in order."""
+        return self.sent.runs(segment) if self.sent else ((0, self.geometry.symbols(segment)),)
+
     def go_on(self, cci: int) -> None:
         """A group of nothing but source symbols goes on in its round: who left it in the middle has the rest first."""
         super().go_on(cci)
         if self.repair is None:
-            full = self.geometry.symbols(self.first)
-            at = (self.sbn * full + cci) % self.round
-            self.sbn = min(at // full, self.count - 1)
-            self.esi = at - self.sbn * full
+            at = (self._before(self.sbn) + cci) % self.round
+            self.sbn = bisect_right(range(1, self.count), at, key=self._before)
+            left = at - self._before(self.sbn)
+            for start, stop in self._runs(self.first + self.sbn):
+                self.esi = start + left
+                if self.esi < stop:
+                    break
+                left -= stop - start
 
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
@@ -200,16 +238,21 @@ class SymbolStream(Stream):
             data = self.load(segment)
             if data is None:
                 return inf
-            total = self.geometry.symbols(segment)
-            count = total - self.esi
-            if count > limit:
-                count = limit
-            if self.left and count > self.left - self._spare:
-                count = self.left - self._spare
-            batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-            self.cci = self.cci + count & CCI_MASK
-            self.esi += count
-            if self.esi == total:
+            if self.left and limit > self.left - self._spare:
+                limit = self.left - self._spare
+            count = 0
+            for start, stop in self._runs(segment):
+                if stop > self.esi and count < limit:
+                    if self.esi < start:
+                        self.esi = start
+                    some = stop - self.esi
+                    if some > limit - count:
+                        some = limit - count
+                    batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, some)
+                    self.cci = self.cci + some & CCI_MASK
+                    self.esi += some
+                    count += some
+            if self.esi >= stop:
                 self.esi, self.sbn = 0, (self.sbn + 1) % self.count
         if self.left:
             self.left = self.left - count if self.left > count else 0

@@ -30,9 +30,10 @@ from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, hash_leaves
 from lcsync.mld import Record, RecordType, build_report_v2
+from lcsync.offer import Offer
 from lcsync.rate import Layers
 from lcsync.receiver import Receiver
-from lcsync.share import Offer, Share
+from lcsync.share import Share
 from lcsync.wire import symbol_bytes
 
 SYMBOL = symbol_bytes(1500)
@@ -78,6 +79,7 @@ class Memory:
     def __init__(self, data: bytes = b"", length: int | None = None) -> None:
         length = len(data) if length is None else length
         self.data = bytearray(data[:length].ljust(length, b"\0"))
+        self.settled: set[int] = set()  # segments
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         assert offset + len(data) <= len(self.data), "written beyond the end"
@@ -88,6 +90,12 @@ class Memory:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         view[:] = self.data[offset : offset + len(view)]
+
+    def settle(self, offset: int, length: int) -> None:
+        ends = min(offset + length, len(self.data))
+        marks = range(offset // SEGMENT_BYTES, -(-ends // SEGMENT_BYTES))
+        assert not self.settled & set(marks), "settled twice"
+        self.settled |= set(marks)
 
 
 @dataclass
@@ -184,7 +192,6 @@ class Host:
         self.jobs: list[Job] = []
         self.dead = False
         self.dropped = 0  # by its own buffer
-        self.more = False  # files will follow
         self.layers: list[tuple[float, int]] = []  # the number of groups that it allowed itself, whenever that changed
         self._look_at = 0.0
 
@@ -218,7 +225,7 @@ class Host:
             self.receiver.handle(now)
         if now >= self._look_at and not self.done:
             self._look_at = now + RATE_LOOK_S
-            self.receiver.observe(now, self.dropped, self.more)
+            self.receiver.observe(now, self.dropped)
             allowed = self.receiver.layers.allowed
             if not self.layers or allowed != self.layers[-1][1]:
                 self.layers.append((now, allowed))

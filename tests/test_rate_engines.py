@@ -97,15 +97,6 @@ def test_random_loss_does_not_disturb_a_fetch_that_is_soon_over(loss: float) -> 
     assert fewest(host) == 8
 
 
-def test_a_folder_is_not_over_because_the_files_on_their_way_are() -> None:
-    network = Network({b"file": FILE}, bwlimit_bps=RATE_BPS)
-    host = network.host(Faults(loss=0.2))
-    host.fetch(b"file")
-    host.more = True
-    network.run()
-    assert fewest(host) == 7
-
-
 # --- which groups are left, and what is made good ---
 
 
