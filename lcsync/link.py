@@ -72,10 +72,11 @@ class Link:
             self._advertiser = Advertiser(now)
         self.look(now)
 
-    def trouble(self, what: str, now: float) -> None:
-        """Packets could not be sent as they should. It is said once, and again only if it was gone for WELL_S."""
+    def trouble(self, what: str, now: float, why: str = "") -> None:
+        """Packets could not be sent as they should. It is said once, whatever the reasons, and again only if it was
+        gone for WELL_S."""
         if now >= self._troubles.get(what, -inf) + WELL_S:
-            self._say(f"{self.interface.name}: {what}")
+            self._say(f"{self.interface.name}: {what}{why}")
         self._troubles[what] = now
 
     def look(self, now: float) -> None:

@@ -312,7 +312,7 @@ class Server:
                     self._tell_size(port, now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
-                port.trouble(f"sending failed: {error.strerror}; going on as soon as it works", now)
+                port.trouble("sending failed", now, f": {error.strerror}; going on as soon as it works")
 
     def _tell_size(self, port: Link, now: float) -> None:
         size = f"packets of {self.options.mtu} bytes"
