@@ -19,8 +19,8 @@ ROWS = (
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
     "privileges landlock notify talk "
     "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds",
-    "link confine lookout serve names packfetch packthings fetch progress job space update destination things local demo "
-    "probe doctor tune measure plot",
+    "link confine lookout serve names packfetch packthings fetch progress job space update destination things local "
+    "demo probe doctor tune measure plot",
     "options cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}

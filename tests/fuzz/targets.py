@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from lcsync.listing import ListingError
 from numpy.typing import NDArray
 
 from lcsync import _xor, claims, entries, listing, merkle, mld, pack, paths, trackers
@@ -33,7 +34,6 @@ from lcsync.const import ACTIVE_GROUPS_MAX, HASH_BYTES, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.errors import UnsafeName
 from lcsync.files import Version
-from lcsync.listing import ListingError
 from lcsync.manifest import Content, Manifest, ManifestError
 from lcsync.membership import Membership
 from lcsync.mld import ALL_MLDV2_ROUTERS, MldError
