@@ -4,7 +4,7 @@
 PYTHON ?= python3
 HOSTS ?= 4
 FUZZ_S ?= 60
-FUZZED := mld packet manifest hashes entries listing index paths
+FUZZED := mld packet manifest hashes entries index paths
 FUZZ_OPTIONS = -max_total_time=$$(($(FUZZ_S) / $(words $(FUZZED) wire))) -artifact_prefix=build/fuzz/ -print_final_stats=0
 BENCH ?= --quick
 JOBS ?= 4

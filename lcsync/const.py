@@ -117,9 +117,9 @@ HEAR_S = 0.002  # reports are handled for so long between two sends
 QUERIES_AT_ONCE = 16  # sent between two sends of data: some 0.5 ms
 REFRESH_S = 60.0  # between queries for our own groups while no querier is heard
 DOUBT_S = 4.0  # who is asked after a loss of reports has so long to say that he listens
-REJOIN_S = 5.0  # who is back so soon after a leave may never have left; a receiver joins again after 2 s of silence
-DOUBTED_S = 60.0  # whose leaves are not believed at once for so long
-DOUBTED_MAX = 1024  # hosts, or groups that ended by their leaves, remembered at once
+REJOIN_S = 3.0  # who is back so soon after a leave may never have left; a receiver joins again after 2 s of silence
+DOUBTED_S = 60.0  # whose leaves of that group are not believed at once for so long
+DOUBTED_MAX = 8192  # of such, or of groups that ended by a host's leave, remembered at once: of 8 groups of 1000 hosts
 HEAL_S = 10.0  # a flood that overflows the listener makes us ask no more often than this
 STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most
 

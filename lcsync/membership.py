@@ -9,7 +9,7 @@ because they speak MLDv1 (one answers for all) or because the tables are full. W
                  there their time is lowered to LAST_LISTENER_S, and they have that long to say that they are
 
 Anybody can say leave in another's name. A host that is back within REJOIN_S of the leave that ended the sending may
-never have left: for DOUBTED_S its leaves end nothing before it was asked, twice, and did not answer.
+never have left: for DOUBTED_S its leaves of that group end nothing before it was asked, twice, and did not answer.
 
 What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of our addresses among its sources:
 
@@ -132,7 +132,7 @@ class Membership:
         self._pairs = 0
         self._queries: dict[bytes, None] = {}  # an ordered set
         self._left: dict[tuple[bytes, bytes], float] = {}  # when a host's leave ended a group, the oldest first
-        self._doubted: dict[bytes, float] = {}  # hosts whose leaves may be forged, and until when
+        self._doubted: dict[tuple[bytes, bytes], float] = {}  # whose leaves of a group may be forged, and until when
         self._querier_at = -inf
         self._response_s = QUERY_RESPONSE_S
         self._refresh_at = now + REFRESH_S
@@ -257,7 +257,7 @@ class Membership:
         self._timer = min(self._timer, until)
         host = group.hosts.get(source)
         if host is None and now < self._left.pop((address, source), -inf) + REJOIN_S:
-            _remember(self._doubted, source, now + DOUBTED_S)
+            _remember(self._doubted, (address, source), now + DOUBTED_S)
         if host is not None:
             host.until = max(host.until, until)
             host.include = include
@@ -307,7 +307,7 @@ class Membership:
         known = group.hosts.pop(source, None) is not None
         if known:
             self._pairs -= 1
-        if known and not group.hosts and now < self._doubted.get(source, -inf):
+        if known and not group.hosts and now < self._doubted.get((address, source), -inf):
             group.others_until = max(group.others_until, now + 2 * LAST_LISTENER_S)
             self._ask_for(address, group, now)
         elif now < group.others_until:

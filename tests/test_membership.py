@@ -654,7 +654,7 @@ def test_known_hosts_against_a_plain_model(actions: list[tuple[float, int, int, 
     link = Link(3)
     model: dict[tuple[int, int], tuple[float, str]] = {}  # (host, group): deadline and mode
     left: dict[tuple[int, int], float] = {}  # when the leave of a host ended a group
-    doubted: dict[int, float] = {}  # hosts, until when
+    doubted: dict[tuple[int, int], float] = {}  # hosts in groups, until when
     others = [0.0] * 3  # until when somebody may be there whose leave is doubted
     now = 0.0
     for pause_s, who, which, action in actions:
@@ -670,7 +670,7 @@ def test_known_hosts_against_a_plain_model(actions: list[tuple[float, int, int, 
             found = link.says(host(who), kind, now, (US,) if kind is ALLOW else (), group(which))
             expected = [] if key in model or (action == "answer" and now < others[which]) else [which]
             if key not in model and now < left.pop(key, -math.inf) + const.REJOIN_S:
-                doubted[who] = now + const.DOUBTED_S
+                doubted[key] = now + const.DOUBTED_S
             any_source = kind is not ALLOW or mode == "any"
             model[key] = (now + MALI, "any" if any_source else "us")
         elif action == "leave":
@@ -680,7 +680,7 @@ def test_known_hosts_against_a_plain_model(actions: list[tuple[float, int, int, 
         if mode and (action == "leave" or (action == "ssm leave" and mode == "us")):
             del model[key]
             if not any(at == which for _, at in model):
-                if now < doubted.get(who, -math.inf):
+                if now < doubted.get(key, -math.inf):
                     others[which] = now + 2 * LOWERED
                 elif now < others[which]:
                     others[which] = min(others[which], now + LOWERED)

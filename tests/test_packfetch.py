@@ -52,7 +52,7 @@ def test_rsync_finds_no_difference(make_lab: MakeLab, tmp_path: Path, places: tu
     source.rmdir()
     make_everything(source)
     lab = make_lab(2)
-    with sharing(lab.hosts[0], ALL, source, *FAST):
+    with sharing(lab.hosts[0], ALL, source, *FAST, "--no-confine"):  # trusted.* attributes are told with privileges
         first, _ = get(lab.hosts[1], tmp_path, ALL, "class", to)
         assert rsync_finds(source, to / "class") == [], first.lines
         assert everything_about(to / "class") == everything_about(source)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from targets import BLOCK, INDEX_BLOCK, LENGTH, SHAPE, ZEROS
 
-from lcsync import entries, listing, merkle
+from lcsync import entries, merkle
 from lcsync.entries import Entries, Kind
 from lcsync.manifest import Content, describe, describe_pack
 
@@ -90,15 +90,6 @@ def folders() -> dict[str, Entries]:
     return {"plain": plain, "full": full, "flat": flat, "empty": empty}
 
 
-def listings() -> dict[str, bytes]:
-    found = [
-        listing.Entry(b"a", 3, 0o644, 1, b"", b"abc"),
-        listing.Entry(b"b/c", 5000, 0o600, 2, bytes(32)),
-        listing.Entry(b"b/d", 0, 0o600, 2, b"", b""),
-    ]
-    return {"three": listing.encode(found), "none": listing.encode([])}
-
-
 def indexes() -> dict[str, bytes]:
     return {
         "as-it-is": b"",
@@ -120,7 +111,6 @@ def main() -> None:
         "manifest": manifests(),
         "hashes": hash_lists(),
         "entries": {name: entries.encode(folder) for name, folder in folders().items()},
-        "listing": listings(),
         "index": indexes(),
         "paths": names(),
     }

@@ -15,10 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from lcsync.listing import ListingError
 from numpy.typing import NDArray
 
-from lcsync import _xor, claims, entries, listing, merkle, mld, pack, paths, trackers
+from lcsync import _xor, claims, entries, merkle, mld, pack, paths, trackers
 from lcsync import manifest as manifests
 from lcsync._wire import (
     EVENT_SOLVE,
@@ -56,7 +55,8 @@ def packet(data: bytes) -> None:
                                      (TOIS[2], 1, 2, SOURCE_SYMBOLS | REPAIR_SYMBOLS)):  # fmt: skip
         assembler.add_stream(toi, number, first, count, takes)
     for segment in range(SHAPE.segments):
-        assembler.want(number, segment, [segment == block % 3 for block in range(16)] if segment else None)
+        here = bytes(segment == esi % 3 for esi in range(SHAPE.symbols(segment)))
+        assembler.want(number, segment, here if segment else None)
     fed = at = 0
     while at + 3 <= len(data):
         kind, size = struct.unpack_from(">BH", data, at)
@@ -142,6 +142,9 @@ class Store:
     def read_into(self, view: memoryview, offset: int) -> None:
         view[:] = self.data[offset : offset + len(view)]
 
+    def settle(self, offset: int, length: int) -> None:
+        assert length > 0 and offset + length <= len(self.data)
+
 
 LENGTH, BLOCK = 2 * SEGMENT_BYTES + 300_000, 1 << 18
 ZEROS = merkle.Tree(LENGTH, BLOCK, merkle.hash_leaves(bytes(LENGTH), BLOCK))
@@ -189,14 +192,6 @@ def entry_list(data: bytes) -> None:
         for piece in layout.pieces(at, 4096):
             assert piece.at >= 0 and 0 < piece.size <= 4096 - piece.at
             assert piece.offset >= 0 and piece.offset + piece.size <= found.sizes[piece.entry]
-
-
-def folder_list(data: bytes) -> None:
-    try:
-        found = listing.decode(data)
-    except (ListingError, UnsafeName):
-        return
-    assert all(paths.safe_relative(entry.path) for entry in found)
 
 
 # --- the index ---
@@ -326,7 +321,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifest": manifest,
     "hashes": hashes,
     "entries": entry_list,
-    "listing": folder_list,
     "index": index,
     "paths": names,
 }
