@@ -10,14 +10,19 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
 from lcsync.options import local_only, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
+
+if TYPE_CHECKING:
+    from lcsync.progress import Talk
 
 COMMANDS = ("demo", "doctor", "tune", "key", "watch")
 
@@ -114,23 +119,32 @@ def _not_local(arg: str) -> tuple[bytes, bytes]:
 # --- who does it ---
 
 
-def _say(args: argparse.Namespace) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        if not args.quiet:
-            with suppress(BrokenPipeError):  # talk nobody reads any more must not end the work
-                print(f"lcsync: {line}", file=sys.stderr, flush=True)
+@contextmanager
+def _talking(args: argparse.Namespace, command: str) -> Iterator[Talk]:
+    """Where the run talks to; its picture is gone at the end."""
+    from lcsync import progress
+    from lcsync.events import Start
 
-    return say
+    talk = progress.talk(args.quiet, args.json)
+    talk.tell(Start(__version__, command, tuple(map(printable, args.what))))
+    try:
+        yield talk
+    finally:
+        talk.close()
 
 
-def _index(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _index(args: argparse.Namespace, talk: Talk):  # type: ignore[no-untyped-def]
     """The index on disk that the arguments mean: a context manager."""
     from lcsync.cache import TreeCache, default_path
 
-    return TreeCache(None if args.no_index else args.index or default_path(), _say(args))
+    return TreeCache(None if args.no_index else args.index or default_path(), talk.say)
 
 
-def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
+def _figures(args: argparse.Namespace, talk: Talk, command: str, stats: dict[str, object]) -> None:
+    """The figures at the end."""
+    from lcsync.events import Summary
+
+    talk.tell(Summary(command, stats))
     if args.stats:
         import json
 
@@ -148,13 +162,20 @@ def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
 
 def _hex(args: argparse.Namespace, what: Sequence[str]) -> int:
     from lcsync import files
+    from lcsync.events import Item
+    from lcsync.hashed import Hashed
 
-    for path in what:
-        with files.closing(files.open_source(path)) as fd:
-            tree = files.read_block_hashes(fd, os.fstat(fd).st_size, args.blocksz)
-        print(f"root {tree.root.hex()}")
-        for leaf in tree.leaves:
-            print(leaf.tobytes().hex())
+    with _talking(args, "hash") as talk:
+        hashed = Hashed(talk)
+        for path in what:
+            with files.closing(files.open_source(path)) as fd:
+                size = os.fstat(fd).st_size
+                tree = files.read_block_hashes(fd, size, args.blocksz, partial(hashed.look, path, size=size))
+            root, blocks = tree.root.hex(), [leaf.tobytes().hex() for leaf in tree.leaves]
+            if args.json:
+                talk.tell(Item("file", printable(path), size, root, blocks=tuple(blocks)))
+            else:
+                print(f"root {root}", *blocks, sep="\n", file=talk.out)
     return 0
 
 
@@ -171,11 +192,15 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
+    with _talking(args, "share") as talk:
+        return _share_with(args, paths, talk)
+
+
+def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], talk: Talk) -> int:
     from lcsync import link, serve
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
-    say = _say(args)
     options = serve.Options(
         block_bytes=args.blocksz,
         scope=args.scope,
@@ -187,26 +212,31 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         min_receivers=args.min_receivers,
         max_wait_s=args.max_wait,
         interfaces=args.interface,
-        tracker=_tracker(args, say),
+        tracker=_tracker(args, talk.say),
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
         verbose=args.verbose,
-        say=say,
+        say=talk.say,
+        gauge=talk,
     )
     if args.dry_run:
-        for line in serve.describe(paths, options):
-            print(line)
+        for item in serve.describe(paths, options):
+            talk.tell(item)
+            if not args.json:
+                print(f"{item.root} {item.bytes:>14} {item.name}", file=talk.out)
         return 0
-    with _index(args) as options.cache, serve.serving(paths, options) as server:
+    with _index(args, talk) as options.cache, serve.serving(paths, options) as server:
         try:
-            say(server.greeting())
+            talk.close()  # what was read is read
+            talk.say(server.greeting())
             server.run()
         except KeyboardInterrupt as stop:  # how a share ends
             return _exit_code(stop)
         finally:
-            say(server.summary())
-            _write_stats(args, server.stats())
+            talk.close()
+            talk.say(server.summary())
+            _figures(args, talk, "share", server.stats())
 
 
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
@@ -218,7 +248,7 @@ def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     return NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port)
 
 
-def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
+def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-untyped-def]
     from lcsync import fetch
 
     return fetch.Options(
@@ -231,35 +261,38 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         preserve=args.perms or args.archive,
         dry_run=args.dry_run,
         verbose=args.verbose,
-        say=_say(args),
-        progress=progress,
+        say=talk.say,
+        gauge=talk,
     )
 
 
 def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
-    with _names(args, source) as names, _index(args) as cache:
+    with _names(args, source) as names, _talking(args, "fetch") as talk, _index(args, talk) as cache:
         from lcsync import fetch
-        from lcsync.progress import Progress
 
-        progress = Progress(sys.stderr, args.quiet)
-        options = _fetch_options(args, progress)
+        options = _fetch_options(args, talk)
         options.cache = cache
         try:
             result = fetch.fetch(names, destination, options)
         finally:
-            progress.close()
-        options.say(f"{printable(names.name)}: {result}")
-        _write_stats(args, result.stats())
+            talk.close()
+        for line in f"{printable(names.name)}: {result}".splitlines():
+            talk.say(line)
+        _figures(args, talk, "fetch", result.stats())
     return 0
 
 
 def _describe(args: argparse.Namespace, arg: str) -> int:
-    if os.path.lexists(arg) and not args.remote:
-        _say(args)(f"to share it: lcsync {shlex.quote('./' + arg)}")
-    with _names(args, arg) as names:
+    with _names(args, arg) as names, _talking(args, "describe") as talk:
         from lcsync import fetch
 
-        print(fetch.describe(names, _fetch_options(args, lambda here, total: None)))
+        if os.path.lexists(arg) and not args.remote:
+            talk.say(f"to share it: lcsync {shlex.quote('./' + arg)}")
+        item = fetch.describe(names, _fetch_options(args, talk))
+        talk.close()
+        talk.tell(item)
+        if not args.json:
+            print(fetch.in_a_line(item), file=talk.out)
     return 0
 
 
@@ -303,8 +336,6 @@ def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
     from lcsync import job, local
-    from lcsync.progress import Progress
-    from lcsync.text import human_bytes
 
     options = job.Options(
         keep=_keep(args),
@@ -318,21 +349,12 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
         ignore_times=args.ignore_times,
         verbose=args.verbose,
     )
-    progress = Progress(sys.stderr, args.quiet)
-    try:
-        with _index(args) as cache:
-            summary = local.sync(source, destination, options, cache=cache, progress=progress, out=sys.stdout)
-    finally:
-        progress.close()
-    speed = summary.bytes_compared / max(summary.seconds, 1e-9) / 1e9
-    unread = f", {summary.files_unread} of them known to be equal" if summary.files_unread else ""
-    others = f"; {summary}" if str(summary) else ""
-    _say(args)(
-        f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}{unread}; "
-        f"{'would write' if args.dry_run else 'wrote'} {human_bytes(summary.bytes_written)} "
-        f"in {summary.files_changed}; {summary.seconds:.2f} s, {speed:.2f} GB/s{others}"
-    )
-    _write_stats(args, dict(vars(summary)))
+    with _talking(args, "sync") as talk:
+        with _index(args, talk) as cache:
+            summary = local.sync(source, destination, options, cache=cache, gauge=talk, out=talk.out)
+        talk.close()
+        talk.say(summary.in_all(args.dry_run))
+        _figures(args, talk, "sync", dict(vars(summary)))
     return 0
 
 
@@ -361,8 +383,26 @@ def run(argv: Sequence[str]) -> int:
     return _dispatch(args)
 
 
+def _run(argv: Sequence[str]) -> tuple[int, str, str]:
+    """The exit code; what there is to be said; and the class of the error, if it was one."""
+    try:
+        return run(argv), "", ""
+    except Error as error:
+        return error.exit_code, str(error), type(error).__name__
+    except KeyboardInterrupt as stop:
+        state = "files may be part old, part new" if "--inplace" in argv else "each file is the old or the new one"
+        return _exit_code(stop), f"{_how(stop)}; {state}: run again", ""
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
+        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return Error.exit_code, f"{path}{reason}", Error.__name__
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program ``lcsync``; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     stop_signals = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     handler = _Stop()
     for number in stop_signals:  # one that is ignored stays so: as nohup, and & in a script, want it
@@ -371,22 +411,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except Error as error:
-        print(f"lcsync: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        state = "files may be part old, part new" if "--inplace" in sys.argv else "every file is the old or the new one"
-        print(f"lcsync: {_how(stop)}; {state}: run again for the rest", file=sys.stderr)
-        return _exit_code(stop)
+        code, reason, error = _run(argv)
+        if reason:
+            print(f"lcsync: {reason}", file=sys.stderr)
+        if "--json" in argv and argv[0] not in COMMANDS:
+            from lcsync.events import End
+            from lcsync.progress import Json
+
+            Json(sys.stdout).tell(End(code, error, reason))
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
-        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(f"lcsync: {path}{reason}", file=sys.stderr)
-        return Error.exit_code
     finally:
         for number in stop_signals:  # all is done and said: from here on a signal just ends the process
             signal.signal(number, signal.SIG_DFL)

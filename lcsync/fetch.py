@@ -25,6 +25,7 @@ from lcsync.const import (
     MEMORY_BYTES,
     NAP_US,
     POLL_S,
+    PROGRESS_FILES,
     ROWS_MAX,
     SEGMENT_BYTES,
     SLOTS_BASE,
@@ -32,6 +33,7 @@ from lcsync.const import (
 )
 from lcsync.download import Download, Store
 from lcsync.errors import DestinationError, SourceError, Stalled, WrongContent
+from lcsync.events import BLIND, Fetching, Gauge, Hashing, Item, Part, Picture, Waiting
 from lcsync.listing import Entry
 from lcsync.manifest import Content, Manifest
 from lcsync.merkle import Tree
@@ -39,8 +41,6 @@ from lcsync.names import Heard, NameListener
 from lcsync.paths import printable, safe_relative
 from lcsync.receiver import Receiver
 from lcsync.text import human_bytes, human_rate
-
-Report = Callable[[int, int], None]  # bytes here, bytes in all
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Options:
     cache: TreeCache = field(default_factory=lambda: TreeCache(None))
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
-    progress: Report = lambda here, total: None
+    gauge: Gauge = BLIND
 
 
 @dataclass
@@ -83,18 +83,32 @@ class Result:
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``."""
-        return dict(vars(self))
+        return {**vars(self), "efficiency": self.efficiency, "loss": self.loss, "rate_bps": round(self.rate_bps)}
+
+    @property
+    def efficiency(self) -> float:
+        """Of the bytes received, the part that was needed."""
+        return round(self.lacking / self.received, 4) if self.received else 1.0
+
+    @property
+    def loss(self) -> float:
+        """Of the packets that should have come, the part that did not."""
+        return round(self.lost / (self.packets + self.lost), 6) if self.lost else 0.0
+
+    @property
+    def rate_bps(self) -> float:
+        """Needed bits per second, on average."""
+        return self.lacking * 8 / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
         if not self.lacking and not self.changed:
             return f"{_files(self.files)}, {human_bytes(self.bytes)}, all here already"
-        speed = human_rate(self.lacking * 8 / max(self.seconds, 1e-9))
-        loss = f", {self.lost} packets lost" if self.lost else ""
-        loss += f" ({self.overrun} of them by this host)" if self.overrun else ""
+        own = f" ({self.overrun} by this host)" if self.overrun else ""
+        lost = f"lost {100 * self.loss:.2g} %{own}" if self.lost else "no loss"
         return (
-            f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed; "
-            f"lacked {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
-            f"in {self.seconds:.2f} s ({speed}){loss}"
+            f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed\n"
+            f"needed {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
+            f"({100 * self.efficiency:.3g} % of use), {lost}; {self.seconds:.2f} s, {human_rate(self.rate_bps)}"
         )
 
 
@@ -203,6 +217,12 @@ class _Job:
         """Bytes in blocks that were not here."""
         return self.download.missing_bytes if self.download is not None else self.length
 
+    @property
+    def here(self) -> int:
+        """Bytes in segments that are here, about."""
+        lacking = int(self.download.lack.sum()) if self.download is not None and self.download.ready else 0
+        return max(0, self.length - lacking * SEGMENT_BYTES)
+
     def close(self) -> None:
         """Remove what is unfinished."""
         if self.target is not None:
@@ -233,6 +253,7 @@ class Fetcher:
         self._jobs: list[_Job] = []
         self._started = self._progress_at = time.monotonic()
         self._accepted = 0
+        self._read_bytes = 0  # of the old file that is read now
         self._closing = False
         with ExitStack() as stack:
             self._pool = ThreadPoolExecutor(1)
@@ -256,6 +277,7 @@ class Fetcher:
 
     def _go_on(self, done: int) -> None:
         """Called while an old file is read: ends the reading when the fetch is over."""
+        self._read_bytes = done
         if self._closing:
             raise CancelledError
 
@@ -384,8 +406,22 @@ class Fetcher:
                 reason=f"{name}: nothing came for {self.options.timeout_s:g} s; has the share stopped or changed? "
                 "Run again: what is here already is not sent twice"
             )
-        total = self.result.lacking + sum(job.lacking for job in self._jobs)
-        self.options.progress(counters["bytes"], total)
+        if self.options.gauge.due():
+            self.options.gauge.show(self._picture(counters["bytes"]))
+
+    def _picture(self, received: int) -> Picture:
+        """How far it is."""
+        lacking = self.result.lacking + sum(job.lacking for job in self._jobs)
+        for job in self._jobs:
+            if job.old and not job.old.done() and not lacking:
+                part = Part(printable(job.label), self._read_bytes, job.old_version.length if job.old_version else 0)
+                return Hashing(part, 1, part.done, part.bytes)
+        parts = tuple(Part(printable(job.label), job.here, job.length) for job in self._jobs[:PROGRESS_FILES])
+        loss, channels = self.receiver.channels.loss, self.receiver.channels
+        return Fetching(
+            printable(self.names.name), received, lacking, self.result.files - len(self._jobs), parts,
+            loss.received, loss.lost, self.receiver.solved, len(channels.open),
+        )  # fmt: skip
 
     def _compare_roots(self, heard: Heard) -> None:
         """Another content under our name: the first one is kept, the other one reported."""
@@ -492,7 +528,9 @@ def _download_of(job: _Job) -> Download:
 @contextmanager
 def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
     """Wait for the name, and fetch on the interface that it was heard by. NobodyShares."""
-    heard = names.wait(options.timeout_s, options.root)
+    where = tuple(interface.name for interface in names.interfaces.values())
+    waiting = Waiting(printable(names.name), where)
+    heard = names.wait(options.timeout_s, options.root, lambda: options.gauge.show(waiting))
     names.only(heard.interface)
     fetcher = Fetcher(heard, names, options)
     try:
@@ -510,13 +548,19 @@ def fetch(names: NameListener, destination: str, options: Options) -> Result:
         return fetcher.file(destination)
 
 
-def describe(names: NameListener, options: Options) -> str:
-    """What is shared under a name: kind, size, root, time, name."""
+def describe(names: NameListener, options: Options) -> Item:
+    """What is shared under a name."""
     with fetching(names, options) as fetcher:
         m = fetcher.heard.manifest
-        size, kind = m.length, "file"
+        name, root, mtime_s = printable(names.name), m.root.hex(), m.mtime_ns / 1e9
         if m.kind is Content.LIST:
             entries = fetcher.entries()
-            size, kind = sum(entry.length for entry in entries), f"folder of {_files(len(entries))}"
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(m.mtime_ns // 10**9))
-        return f"{kind}  {human_bytes(size)}  {m.root.hex()}  {when}  {printable(names.name)}"
+            return Item("folder", name, sum(entry.length for entry in entries), root, mtime_s, len(entries))
+        return Item("file", name, m.length, root, mtime_s)
+
+
+def in_a_line(item: Item) -> str:
+    """Kind, size, root, time and name of what is shared."""
+    kind = item.kind if item.files is None else f"folder of {_files(item.files)}"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_s))
+    return f"{kind}  {human_bytes(item.bytes)}  {item.root}  {when}  {item.name}"

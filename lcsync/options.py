@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: say all")
     talk.add_argument("--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v")
+    talk.add_argument("--json", action="store_true", help="print events for programs, one JSON object a line")
     talk.add_argument("--stats", metavar="FILE", help="write figures to FILE at the end, as one JSON object")
     both = p.add_argument_group("network")
     both.add_argument(

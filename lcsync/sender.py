@@ -41,6 +41,7 @@ class Stream:
         self.cci = 0  # packet number on this group in this run (RFC 5651, CCI)
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
+        self.sent = 0  # bytes with IPv6 and UDP headers
 
     def restart(self, now: float, running: bool) -> bool:
         """A new listener, perhaps the first one: whether the stream wants to be served at once."""

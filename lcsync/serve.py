@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from lcsync import _udp, group, net
+from lcsync.audience import Audience
 from lcsync.cache import TreeCache
 from lcsync.const import (
     CHECK_FILE_S,
@@ -31,18 +33,22 @@ from lcsync.const import (
     TURN_S,
 )
 from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.events import BLIND, Gauge
+from lcsync.events import Item as Shared
 from lcsync.gate import Gate
 from lcsync.group import Kind
+from lcsync.hashed import Hashed
 from lcsync.index import Index
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener
+from lcsync.manifest import Content
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
 from lcsync.paths import printable
 from lcsync.segments import SegmentCache
 from lcsync.share import Offer, Share
-from lcsync.text import human_bytes
+from lcsync.text import human_bytes, human_rate, human_time
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
@@ -73,6 +79,7 @@ class Options:
     cache: TreeCache | None = None
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
+    gauge: Gauge = BLIND
 
 
 class Server:
@@ -94,6 +101,7 @@ class Server:
         self._looked_for_s = 0.0  # how long the last look at the files took
         self._asked = False  # a manifest was asked for since then
         self._closing = False
+        self._hashed = Hashed(options.gauge)
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -125,6 +133,8 @@ class Server:
         )
         if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
             self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
+        self._audience = Audience(self.share, now)
+        self._started = now
         for port in self.ports:
             tracker = self._start(port, now)
         if options.verbose:
@@ -177,7 +187,7 @@ class Server:
     def _offer(self) -> Offer:
         items = self.index.items
         by_tree = {item.tree: item for item in items}
-        big = [item.tree for item in items if item.inline is None]
+        big = [item for item in items if item.inline is None]
         symbol = symbol_bytes(self.options.mtu)
 
         def manifest(owner: int) -> bytes | None:
@@ -190,7 +200,8 @@ class Server:
             self._asked = self._asked or data is None
             return data
 
-        return Offer([item.name for item in items], big, manifest, load, symbol)
+        names = [item.name for item in big]
+        return Offer([item.name for item in items], [item.tree for item in big], manifest, load, symbol, names)
 
     # --- the loop ---
 
@@ -307,6 +318,8 @@ class Server:
                 self.options.say(f"{names[index]}: {change}")
         for port in self.ports:
             port.tick(now)
+        if self.options.gauge.due():
+            self.options.gauge.show(self._audience.look([port.drops() for port in self.ports], now))
         if self._look is None:
             if now >= self._look_at and (self._asked or self.index.missing):
                 self._asked = False
@@ -339,9 +352,11 @@ class Server:
                 self.share.open_all(port.interface.index, now)
 
     def _go_on(self, path: bytes, done: int, total: int) -> None:
-        """Called while files are read: ends the reading when the server is closed."""
+        """Called while files are read: shows how far that is, and ends it when the server is closed."""
         if self._closing:
             raise CancelledError
+        if threading.current_thread() is threading.main_thread():  # not of a later look at the files
+            self._hashed.look(path, done, total)
 
     def close(self) -> None:
         self._closing = True
@@ -355,10 +370,12 @@ class Server:
 
     def summary(self) -> str:
         """What was sent, in a line."""
-        sent = self.share.sent
+        sent, seconds = self.share.sent, time.monotonic() - self._started
         parts = ", ".join(f"{kind.name.lower()} {human_bytes(size)}" for kind, size in sent.items() if size)
-        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (
-            f" ({parts})" if parts else ""
+        size = sum(sent.values())
+        return (
+            f"sent {human_bytes(size)} in {self.share.packets} packets{f' ({parts})' * bool(parts)}; "
+            f"{human_time(seconds)}, {human_rate(size * 8 / max(seconds, 1e-9))}"
         )
 
     def greeting(self) -> str:
@@ -374,6 +391,7 @@ class Server:
         return {
             "packets": self.share.packets,
             "bytes": sum(self.share.sent.values()),
+            "seconds": round(time.monotonic() - self._started, 3),
             "by_kind": {kind.name.lower(): size for kind, size in self.share.sent.items()},
             "read_bytes": self.cache.read_bytes,
             "drops": {port.interface.name: dict(port.drops()) for port in self.ports if port.listener},
@@ -390,12 +408,13 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
         server.close()
 
 
-def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
-    """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache)
+def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[Shared]:
+    """What would be shared: each name."""
+    index = Index(options.block_bytes, Hashed(options.gauge).look, cache=options.cache)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
         options.say(line)
     for item in index.items:
-        yield f"{item.tree.root.hex()} {item.tree.length:>14} {printable(item.name)}"
+        kind = "file" if item.kind is Content.FILE else "folder"
+        yield Shared(kind, printable(item.name), item.tree.length, item.tree.root.hex(), item.mtime_ns / 1e9)

@@ -40,6 +40,7 @@ class Offer:
     manifest: Callable[[int], bytes | None]
     load: Callable[[Tree, int], bytes | bytearray | memoryview | None]
     symbol_bytes: int
+    tree_names: Sequence[bytes] = ()  # for people: what each tree is called
 
 
 @dataclass
@@ -183,11 +184,17 @@ class Share:
             wish = stream.fill(batch, limit, now)
             size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
+            stream.sent += size
             self.packets += batch.count
             scheduler.sent(stream, size * 8, wish, now)
             if size:
                 yield stream, batch
         batch.clear()
+
+    def name_of(self, what: Group) -> bytes:
+        """The name that a group of the table belongs to, for people; empty if it was not told."""
+        names = self.offer.names if what.kind is Kind.NAME else self.offer.tree_names
+        return names[what.owner] if what.owner < len(names) else b""
 
     def put_off(self, stream: Stream, until: float) -> None:
         """Ask a stream no more before ``until``: what it gave last could not be sent."""

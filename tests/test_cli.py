@@ -6,14 +6,12 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -411,59 +409,7 @@ def test_names_in_any_encoding(tmp_path: Path) -> None:
         assert b"\\xff" in done.stdout and not done.stderr
 
 
-# --- a terminal ---
-
-
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    master, slave = pty.openpty()
-    yield master, slave
-    os.close(master)
-    os.close(slave)
-
-
-def screen(text: str) -> list[str]:
-    """What a terminal shows of a text."""
-    lines = []
-    for line in text.split("\n"):
-        shown: list[str] = []
-        at = 0
-        for char in line:
-            if char == "\r":
-                at = 0
-                continue
-            shown[at : at + 1] = [char]
-            at += 1
-        lines.append("".join(shown).rstrip())
-    return lines
-
-
-def test_interrupt_leaves_the_terminal_clean(make_lab: MakeLab, tmp_path: Path, terminal: tuple[int, int]) -> None:
-    lab = make_lab(2)
-    master, slave = terminal
-    (tmp_path / "x").write_bytes(content(MIB))
-    (tmp_path / "to").mkdir()
-    on_terminal = ("setsid", "--ctty")
-    with sharing(lab.hosts[0], tmp_path / "x", "--mld", "--bwlimit", "1M"):
-        argv = [*on_terminal, *LCSYNC, "x", str(tmp_path / "to")]
-        process = lab.hosts[1].popen(argv, stdin=slave, stdout=slave, stderr=slave)
-        text = ""
-
-        def read() -> bool:
-            nonlocal text
-            while select.select([master], [], [], 0)[0]:
-                text += os.read(master, 65536).decode()
-            return "Mbit/s" in text or "kbit/s" in text
-
-        until(read, "progress")
-        assert max(map(len, screen(text))) < 80
-        os.write(master, b"\x03")
-        assert process.wait(PATIENCE_S) == 130
-        read()
-    lines = screen(text)
-    assert len(lines) == 2 and lines[1] == ""
-    assert lines[0].startswith("lcsync: interrupted")
-    assert not list((tmp_path / "to").iterdir())
+# --- signals ---
 
 
 def test_a_share_says_one_line_when_it_ends(make_lab: MakeLab, tmp_path: Path) -> None:
