@@ -17,7 +17,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.options --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak fuzz bench asan lint man docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench asan lint man completions docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -56,6 +56,9 @@ lint: .venv/built .venv/lint  ## ruff and mypy --strict
 
 man: .venv/built  ## man/lcsync.1 from the parser
 	$(MANPAGE) --output man/lcsync.1
+
+completions: .venv/test  ## completions/ of bash, zsh and fish, from the parsers
+	$(BIN)/python completions/make.py completions
 
 docs: man  ## the manual page, checked and as HTML in build/
 	mandoc -T lint -W warning man/lcsync.1

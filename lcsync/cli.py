@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lcsync import __version__, const
-from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
+from lcsync import __version__, config, const
+from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, NobodyShares, SourceError, UsageError
+from lcsync.nearest import nearest
 from lcsync.options import local_only, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
@@ -239,13 +240,37 @@ def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], 
             _figures(args, talk, "share", server.stats())
 
 
+@contextmanager
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     """Join the name's group: before anything heavy is imported."""
     from lcsync import net
     from lcsync.names import NameListener
 
     name = _network_name(arg)
-    return NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port)
+    try:
+        with NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port) as listener:
+            yield listener
+    except NobodyShares as error:
+        raise error.with_hint(_hint(args, printable(name))) from None
+    _heard(args).add(printable(name))
+
+
+def _heard(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The names that were heard before."""
+    from pathlib import Path
+
+    from lcsync.cache import default_path
+    from lcsync.heard import HeardNames
+
+    return HeardNames(None if args.no_index else Path(default_path()).with_name("names"))
+
+
+def _hint(args: argparse.Namespace, name: str) -> str:
+    """What may have been meant by a name that nobody shares."""
+    if os.path.lexists(name):
+        return f" To share it: lcsync {shlex.quote('./' + name)}"
+    found = nearest(name, [*COMMANDS[:3], *(other for other in _heard(args).names() if other != name)])
+    return f" Did you mean {found}?" if found else ""
 
 
 def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-untyped-def]
@@ -377,7 +402,7 @@ def run(argv: Sequence[str]) -> int:
 
             return doctor.main(argv[1:])
         raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
-    args = parser().parse_intermixed_args(["--hex" if arg == "-hex" else arg for arg in argv])
+    args = config.parse(parser(), ["--hex" if arg == "-hex" else arg for arg in argv])
     args.quiet = args.quiet or args.loglevel == "error"
     args.verbose = max(args.verbose, {"info": 1, "debug": 2}.get(args.loglevel, 0))
     return _dispatch(args)

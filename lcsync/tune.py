@@ -18,10 +18,16 @@ from lcsync.const import TUNE_FULL_S, TUNE_GROUPS_MAX, TUNE_LIST_GROUPS_MAX, TUN
 from lcsync.errors import DestinationError, UsageError
 from lcsync.events import Measuring
 from lcsync.measure import COLUMNS, Figures, Trial
+from lcsync.parsing import Parser
 from lcsync.progress import Talk
 from lcsync.text import human_bytes
 from lcsync.trackers import TRACKERS, Thresholds
 
+EPILOG = """\
+examples:
+  lcsync tune                     a minute, then tables, curves and advice
+  lcsync tune --save              let --tracker auto go by it from now on
+  lcsync tune --full --plot tune.svg --json tune.json"""
 SHARE_OF_TRACKER_S = 0.5  # of the time: the rest goes into making groups and the largest sizes
 PANELS = {
     "ns to query a group, bulk": "hit_ns",
@@ -33,7 +39,13 @@ PANELS = {
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    p = argparse.ArgumentParser(prog="lcsync tune", description=__doc__, allow_abbrev=False)
+    p = Parser(
+        prog="lcsync tune",
+        description="Measures how groups with listeners are best kept on this machine,\nby their number.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     p.add_argument(
         "--max-groups",
         type=_count,
@@ -211,13 +223,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    p = parser()
-
-    def fail(message: str) -> None:
-        raise UsageError(reason=f"tune: {message}; see lcsync tune --help")
-
-    p.error = fail  # type: ignore[assignment,method-assign]
-    options = p.parse_args(list(argv))
+    options = parser().parse_args(list(argv))
     if options.plot and Path(options.plot).suffix.lower() not in (".png", ".svg"):
         raise UsageError(reason=f"tune: --plot {options.plot}: say FILE.png or FILE.svg")
     return options

@@ -190,6 +190,14 @@ def test_help_fits_80_columns() -> None:
     assert max(map(len, done.stdout.splitlines())) < 80
 
 
+@pytest.mark.parametrize("command", ["demo", "doctor", "tune"])
+def test_help_of_commands_fits_80_columns(command: str) -> None:
+    done = run(command, "--help", env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0 and not done.stderr
+    assert max(map(len, done.stdout.splitlines())) < 80
+    assert command == "demo" or "examples:" in done.stdout
+
+
 def test_help_has_every_option_and_exit_code() -> None:
     text = cli.parser().format_help()
     for action in cli.parser()._actions:
@@ -209,8 +217,8 @@ def test_version_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     version, modules = done.stdout.splitlines()
     assert re.fullmatch(r"lcsync \d+\.\d+\.\d+", version)
-    light = ["lcsync.cli", "lcsync.const", "lcsync.errors", "lcsync.options", "lcsync.paths", "lcsync.trackers"]
-    assert modules.split() == ["lcsync", *light]
+    light = "cli config const errors nearest options parsing paths trackers"
+    assert modules.split() == ["lcsync", *(f"lcsync.{name}" for name in light.split())]
 
 
 def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
@@ -237,6 +245,10 @@ def test_the_first_join_comes_before_heavy_imports(make_lab: MakeLab) -> None:
     [
         ((), 2, ("nothing to do", "--help")),
         (("--wat",), 2, ("--wat", "--help")),
+        (("--bwlimt=1M", "./x"), 2, ("--bwlimt=1M", "did you mean --bwlimit?")),
+        (("doctor", "--recieve"), 2, ("did you mean --receive?", "lcsync doctor --help")),
+        (("tune", "--safe"), 2, ("did you mean --save?",)),
+        (("-i", "loo", "./x"), 3, ("loo: no such interface", "did you mean lo?")),
         (("--blocksz",), 2, ("--blocksz", "expected one argument")),
         (("./a", "./b", "./c"), 2, ("3 arguments", "--share")),
         (("movie.iso", "dest"), 2, ("dest", "./dest")),
@@ -376,6 +388,23 @@ def test_destinations_that_can_not_be(make_lab: MakeLab, tmp_path: Path) -> None
         got = fetch(host, "nobody-has-this", f"{tmp_path}/{to}")
         said_one_line(got.end(), got.lines, 8, *words)  # at once, not when the name is found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_what_was_meant_by_a_name(make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = make_lab(2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "lecture.pdf").touch()
+    with sharing(lab.hosts[0], tmp_path / "lecture.pdf"):
+        fetch(lab.hosts[1], "lecture.pdf").ok()
+    for name, word in (
+        ("Lectures.pdf", "Did you mean lecture.pdf?"),
+        ("doctr", "Did you mean doctor?"),
+        ("lecture.pdf", "port 4242?"),
+    ):
+        got = fetch(lab.hosts[1], name, "--timeout", "0.2")
+        assert got.end() == 6 and got.lines[-1].endswith(word), got.lines
+    got = fetch(lab.hosts[1], "lecture.pdf", "--timeout", "0.2", cwd=tmp_path)
+    assert got.end() == 6 and got.lines[-1].endswith("To share it: lcsync ./lecture.pdf")
 
 
 # --- talk ---

@@ -11,16 +11,16 @@ from pathlib import Path
 import lcsync
 
 ROWS = (
-    "const errors text finding simd events pictures",
+    "const nearest errors parsing text finding simd events pictures",
     "merkle _blake2s paths keys filters",
     "group table wire manifest listing pack columns entries singles fountain _xor _wire",
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download plan rate reuse share audience",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
     "lab scan contents packstore packing present thresholds",
-    "screen progress hashed link serve names fetch job space update destination things local demo probe doctor tune "
-    "measure plot",
-    "options cli __main__",
+    "screen progress heard hashed link serve names fetch job space update destination things local demo probe doctor "
+    "tune measure plot",
+    "options config cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 ENGINES = 4  # rows up to this one do no input and output: they take bytes and the time, and return packets and events
