@@ -103,12 +103,15 @@ class Result:
     def __str__(self) -> str:
         if not self.lacking and not self.changed:
             return f"{_files(self.files)}, {human_bytes(self.bytes)}, all here already"
-        own = f" ({self.overrun} by this host)" if self.overrun else ""
+        own = f" ({self.overrun} packets by this host)" if self.overrun else ""
         lost = f"lost {100 * self.loss:.2g} %{own}" if self.lost else "no loss"
+        received, needed = human_bytes(self.received), human_bytes(self.lacking)
+        if received.split()[1] == needed.split()[1]:
+            needed = needed.split()[0]
         return (
             f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed\n"
-            f"needed {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
-            f"({100 * self.efficiency:.3g} % of use), {lost}; {self.seconds:.2f} s, {human_rate(self.rate_bps)}"
+            f"received {received}, needed {needed} ({100 * self.efficiency:.3g} %), {lost}; "
+            f"{self.seconds:.1f} s, {human_rate(self.rate_bps)}"
         )
 
 

@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
     """Raises UsageError in place of ending the program."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(reason=f"{message}{self._meant(message)}; see {self.prog} --help")
+        raise UsageError(reason=message + (self._meant(message) or f"; see {self.prog} --help"))
 
     def _meant(self, message: str) -> str:
         """An option like the first one that is none."""

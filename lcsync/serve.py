@@ -384,7 +384,7 @@ class Server:
         where = ", ".join(port.interface.name for port in self.ports)
         size = sum(item.tree.length for item in self.index.items if item.version)
         how = "while somebody listens" if self.mld else "all the time"
-        return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
+        return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, {how}"
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``: bytes sent with IPv6 and UDP headers, in all and by kind of group."""

@@ -93,6 +93,13 @@ def test_every_module_has_a_row() -> None:
     assert {"const", "errors", "merkle", "group", "lab"} <= MODULES.keys()
 
 
+def test_every_module_is_in_the_map_of_rooms() -> None:
+    rows = re.findall(r"^\| (\d) [^|]*\| (.*) \|$", (PACKAGE.parent / "CONTRIBUTING.md").read_text(), re.M)
+    mapped = {name: int(number) for number, words in rows for name in re.findall(r"`(\w+)`", words)}
+    rooms = {name.partition(".")[0] for name in MODULES}
+    assert {name: row(name) for name in rooms} == {name: at for name, at in mapped.items() if name in rooms}
+
+
 def test_imports_point_to_lower_rows() -> None:
     upward = [
         f"{name} (row {row(name)}) imports {used} (row {row(used)})"

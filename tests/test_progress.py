@@ -192,4 +192,4 @@ def test_figures_of_a_fetch_agree(make_lab: MakeLab, tmp_path: Path) -> None:
     assert figures["rate_bps"] == pytest.approx(8 * MIB * 8 / figures["seconds"], rel=0.01)
     texts = [o["text"] for o in objects if o["event"] == "message"]
     assert texts[-2] == "x: 8.0 MiB in 1 file, 1 new or changed"
-    assert texts[-1].startswith("needed 8.0 MiB, received ") and " % of use), lost " in texts[-1]
+    assert texts[-1].startswith("received 8.") and ", needed 8.0 (" in texts[-1] and "), lost " in texts[-1]
