@@ -49,13 +49,13 @@ class Audience:
             if number < 0:
                 continue
             group = share.table.group(number)
-            row = rows.setdefault((printable(share.name_of(group)), group.kind), _Row())
+            row = rows.setdefault((printable(share.table.called(number)), group.kind), _Row())
             known, others = share.ports[stream.ifindex].membership.listeners(stream.address)
             key = stream.ifindex, stream.address
-            sent[key] = stream.sent
+            sent[key] = stream.sent_bytes
             row.groups += 1
-            row.sent += stream.sent
-            row.before += min(self._before.get(key, 0), stream.sent)
+            row.sent += stream.sent_bytes
+            row.before += min(self._before.get(key, 0), stream.sent_bytes)
             row.others |= others
             row.hosts.update(known)
             hosts.update(known)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lcsync import __version__, config, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, NobodyShares, SourceError, UsageError
 from lcsync.nearest import nearest
-from lcsync.options import local_only, parser
+from lcsync.options import of_destinations, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
@@ -90,9 +90,12 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.hex:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
-    synced = len(what) == 2 and not args.share and not args.remote and all(map(is_local, what))
-    if not synced and (option := local_only(args)):
-        raise UsageError(reason=f"{option}: only a local sync does that yet (./SOURCE ./DEST); leave it out")
+    fetched = len(what) == 2 and not args.share and is_local(what[1])
+    shared = args.share or (first is not None and not fetched)
+    if args.rules and not shared and not fetched:
+        raise UsageError(reason=f"--{args.rules[0][0]}: of a share, a sync and a fetch (SOURCE ./DEST); leave it out")
+    if not fetched and (option := of_destinations(args)):
+        raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
     if len(what) == 1:
@@ -199,6 +202,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
 
 def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], talk: Talk) -> int:
     from lcsync import link, serve
+    from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
@@ -217,6 +221,7 @@ def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], 
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
+        what=What(acls=args.acls, xattrs=args.xattrs, rules=_rules(args)),
         verbose=args.verbose,
         say=talk.say,
         gauge=talk,
@@ -283,10 +288,10 @@ def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-unt
         memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
-        preserve=args.perms or args.archive,
-        dry_run=args.dry_run,
+        sync=_sync_options(args),
         verbose=args.verbose,
         say=talk.say,
+        out=talk.out,
         gauge=talk,
     )
 
@@ -298,11 +303,13 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         options = _fetch_options(args, talk)
         options.cache = cache
         try:
-            result = fetch.fetch(names, destination, options)
+            result = fetch.fetch(names, destination, options, inside=source.endswith("/"))
         finally:
             talk.close()
         for line in f"{printable(names.name)}: {result}".splitlines():
             talk.say(line)
+        if result.advice:
+            talk.say(result.advice)
         _figures(args, talk, "fetch", result.stats())
     return 0
 
@@ -359,10 +366,10 @@ def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     return filters.rules(given)
 
 
-def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
-    from lcsync import job, local
+def _sync_options(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from lcsync import job
 
-    options = job.Options(
+    return job.Options(
         keep=_keep(args),
         rules=_rules(args),
         block_bytes=args.blocksz,
@@ -374,9 +381,14 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
         ignore_times=args.ignore_times,
         verbose=args.verbose,
     )
+
+
+def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
+    from lcsync import local
+
     with _talking(args, "sync") as talk:
         with _index(args, talk) as cache:
-            summary = local.sync(source, destination, options, cache=cache, gauge=talk, out=talk.out)
+            summary = local.sync(source, destination, _sync_options(args), cache=cache, gauge=talk, out=talk.out)
         talk.close()
         talk.say(summary.in_all(args.dry_run))
         _figures(args, talk, "sync", dict(vars(summary)))

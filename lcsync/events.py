@@ -6,7 +6,7 @@ docs/events.md is the contract of their JSON form. Names and paths are as ``prin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -78,6 +78,9 @@ class Part:
     name: str
     done: int
     bytes: int
+
+
+OnTheirWay = tuple[Sequence[Part], int]  # some of the files that are, and how many are over
 
 
 @dataclass(frozen=True, slots=True)

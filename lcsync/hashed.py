@@ -17,8 +17,8 @@ class Hashed:
         self._files = 0
         self._before = self._done = 0  # bytes of the files before, and of this one
 
-    def look(self, path: bytes | str, done: int, size: int) -> None:
-        """``done`` of ``size`` bytes of this file are read."""
+    def look(self, path: bytes | str, done: int, size: int = 0) -> None:
+        """``done`` of ``size`` bytes of this file or folder are read; 0: nobody knows of how many."""
         if path != self._path or done < self._done:
             self._before += self._done
             self._files += 1
