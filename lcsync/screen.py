@@ -103,6 +103,8 @@ def _rows(picture: Picture, paces: Paces, width: int, lines: int, plain: bool) -
     match picture:
         case Waiting() | Fetching(bytes=0):
             yield Text(in_words(picture, paces))
+        case Hashing(part=Part(bytes=0)):
+            yield Text(f"{picture.part.name}: {in_words(picture, paces)}")
         case Measuring():
             yield _bar("tune", picture.done, picture.total, f"  {picture.what}", width, plain)
         case Hashing() | Syncing():
