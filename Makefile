@@ -19,7 +19,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.options --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak fuzz bench asan lint man docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench asan lint coverage man completions docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -63,12 +63,27 @@ asan: .venv/built .venv/test  ## the compiled modules under AddressSanitizer and
 			PYTHONMALLOC=malloc python -m pytest -q -n $(JOBS) -p no:cacheprovider --hypothesis-profile=short \
 				-k "not ($(UNSANITIZED))" $(SANITIZED:%=tests/test_%.py)
 
-lint: .venv/built .venv/lint  ## ruff and mypy --strict
+lint: .venv/built .venv/lint  ## style, types, stubs of what is compiled, spelling, licence lines
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/stubtest $(patsubst lcsync/%.pyx,lcsync.%,$(wildcard lcsync/_*.pyx)) \
+		--concise --ignore-disjoint-bases --allowlist tests/stubtest.allow
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint lcsync
+	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" | xargs $(BIN)/codespell
+	@! git ls-files '*.py' '*.pyx' '*.pxd' '*.pyi' '*.h' '*.c' '*.fish' completions Makefile .ci/run | while read -r file; do \
+		head -n 2 "$$file" | grep -q SPDX-License-Identifier || echo "$$file: no SPDX line at its head"; done | grep .
+
+coverage: .venv/built .venv/test  ## all tests, and which lines of the Python modules they run
+	rm -f .coverage*
+	$(PRIVATE) $(BIN)/coverage run -m pytest -q $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 man: .venv/built  ## man/lcsync.1 from the parser
 	$(MANPAGE) --output man/lcsync.1
+
+completions: .venv/test  ## completions/ of bash, zsh and fish, from the parsers
+	$(BIN)/python completions/make.py completions
 
 docs: man  ## the manual page, checked and as HTML in build/
 	mandoc -T lint -W warning man/lcsync.1

@@ -37,6 +37,7 @@ from lcsync.const import (
 from lcsync.download import Download, Store
 from lcsync.entries import Kind
 from lcsync.errors import DestinationError, SourceError, Stalled
+from lcsync.events import BLIND, Fetching, Gauge, Hashing, Item, OnTheirWay, Part, Picture, Waiting, Writer
 from lcsync.folders import Folder
 from lcsync.manifest import Content, Manifest
 from lcsync.merkle import Tree
@@ -49,7 +50,6 @@ from lcsync.receiver import Receiver
 from lcsync.stores import Nowhere
 from lcsync.text import human_bytes, human_rate
 
-Report = Callable[[int, int], None]  # bytes here, bytes in all
 Found = TypeVar("Found")
 
 
@@ -68,7 +68,8 @@ class Options:
     cache: TreeCache = field(default_factory=lambda: TreeCache(None))
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
-    progress: Report = lambda here, total: None
+    out: Writer | None = None  # lines that verbose or dry_run ask for
+    gauge: Gauge = BLIND
 
 
 @dataclass
@@ -95,17 +96,37 @@ class Result:
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``."""
-        return {**vars(self), "summary": dict(vars(self.summary))}
+        more = {"efficiency": self.efficiency, "loss": self.loss, "rate_bps": round(self.rate_bps)}
+        return {**vars(self), **more, "summary": dict(vars(self.summary))}
+
+    @property
+    def efficiency(self) -> float:
+        """Of the bytes received, the part that was needed."""
+        return round(self.lacking / self.received, 4) if self.received else 1.0
+
+    @property
+    def loss(self) -> float:
+        """Of the packets that should have come, the part that did not."""
+        return round(self.lost / (self.packets + self.lost), 6) if self.lost else 0.0
+
+    @property
+    def rate_bps(self) -> float:
+        """Needed bits per second, on average."""
+        return self.lacking * 8 / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
         others = f"; {self.summary}" if str(self.summary) else ""
         if not self.lacking and not self.changed:
             return f"{_files(self.files)}, {human_bytes(self.bytes)}, all here already{others}"
-        speed = human_rate(self.lacking * 8 / max(self.seconds, 1e-9))
+        own = f" ({self.overrun} packets by this host)" if self.overrun else ""
+        lost = f"lost {100 * self.loss:.2g} %{own}" if self.lost else "no loss"
+        received, needed = human_bytes(self.received), human_bytes(self.lacking)
+        if received.split()[1] == needed.split()[1]:
+            needed = needed.split()[0]
         return (
-            f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed; "
-            f"lacked {human_bytes(self.lacking)}, received {human_bytes(self.received)} "
-            f"in {self.seconds:.2f} s ({speed}){others}"
+            f"{human_bytes(self.bytes)} in {_files(self.files)}, {self.changed} new or changed{others}\n"
+            f"received {received}, needed {needed} ({100 * self.efficiency:.3g} %), {lost}; "
+            f"{self.seconds:.1f} s, {human_rate(self.rate_bps)}"
         )
 
 
@@ -212,8 +233,10 @@ class Fetcher:
         self._job: _Job | None = None
         self._busy: Future[Any] | None = None  # something here is read
         self.lacking: Callable[[], int] = lambda: 0  # bytes that were not here
+        self.parts: Callable[[], OnTheirWay] = lambda: ([], 0)  # files of a folder
         self._started = self._progress_at = time.monotonic()
         self._accepted = 0
+        self._read_bytes = 0  # of the old file that is read now
         self._closing = False
         self._look_at = 0.0
         with ExitStack() as stack:
@@ -238,6 +261,7 @@ class Fetcher:
 
     def go_on(self, done: int) -> None:
         """Called while an old file is read: ends the reading when the fetch is over."""
+        self._read_bytes = done
         if self._closing:
             raise CancelledError
 
@@ -344,7 +368,21 @@ class Fetcher:
                 reason=f"{name}: nothing came for {self.options.timeout_s:g} s; has the share stopped or changed? "
                 "Run again: what is here already is not sent twice"
             )
-        self.options.progress(counters["bytes"], self.lacking())
+        if self.options.gauge.due():
+            self.options.gauge.show(self._picture(counters["bytes"]))
+
+    def _picture(self, received: int) -> Picture:
+        """How far it is."""
+        name, lacking = printable(self.names.name), self.lacking()
+        if self._reads() and not lacking:
+            length = self._job.old_version.length if self._job is not None and self._job.old_version else 0
+            return Hashing(Part(name, self._read_bytes, length), 1, self._read_bytes, length)
+        loss, channels = self.receiver.channels.loss, self.receiver.channels
+        parts, over = self.parts()
+        return Fetching(
+            name, received, lacking, over, tuple(parts), loss.received, loss.lost, self.receiver.solved,
+            len(channels.open),
+        )  # fmt: skip
 
     def _reads(self) -> bool:
         old = self._job.old if self._job is not None else None
@@ -479,10 +517,13 @@ class Fetcher:
 @contextmanager
 def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
     """Wait for the name, and fetch on the interface that it was heard by. NobodyShares."""
+    where = tuple(interface.name for interface in names.interfaces.values())
+    waiting = Waiting(printable(names.name), where)
     heard = names.wait(
         options.timeout_s,
         options.root,
         lambda manifest: claims.refusal(manifest.length, options.size_max, options.memory_bytes),
+        lambda: options.gauge.show(waiting),
     )
     names.only(heard.interface)
     fetcher = Fetcher(heard, names, options)
@@ -506,13 +547,19 @@ def fetch(names: NameListener, destination: str, options: Options, *, inside: bo
         return fetcher.file(destination)
 
 
-def describe(names: NameListener, options: Options) -> str:
-    """What is shared under a name: kind, size, root, time, name."""
+def describe(names: NameListener, options: Options) -> Item:
+    """What is shared under a name."""
     with fetching(names, options) as fetcher:
         m = fetcher.heard.manifest
-        size, kind = m.length, "file"
+        name, root, mtime_s = printable(names.name), m.root.hex(), m.mtime_ns / 1e9
         if m.kind is Content.PACK:
             entries = packfetch.entries(fetcher)[1]
-            size, kind = int(entries.sizes.sum()), f"folder of {_files(len(entries.of_kind(Kind.FILE)))}"
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(m.mtime_ns // 10**9))
-        return f"{kind}  {human_bytes(size)}  {m.root.hex()}  {when}  {printable(names.name)}"
+            return Item("folder", name, int(entries.sizes.sum()), root, mtime_s, len(entries.of_kind(Kind.FILE)))
+        return Item("file", name, m.length, root, mtime_s)
+
+
+def in_a_line(item: Item) -> str:
+    """Kind, size, root, time and name of what is shared."""
+    kind = item.kind if item.files is None else f"folder of {_files(item.files)}"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_s))
+    return f"{kind}  {human_bytes(item.bytes)}  {item.root}  {when}  {item.name}"

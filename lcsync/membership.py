@@ -451,6 +451,11 @@ class Membership:
         """Addresses of the groups with a listener."""
         return list(self._groups)
 
+    def listeners(self, address: bytes) -> tuple[Iterable[bytes], bool]:
+        """The hosts known to listen to a group, and whether there may be others that can't be told apart."""
+        group = self._groups.get(address)
+        return (group.hosts, group.others_until > self._now) if group else ((), False)
+
     def set_table(self, table: GroupTable, now: float) -> None:
         """Replace the group table: memberships stay, but groups that the new one doesn't have are left."""
         now = self._advance(now)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
-from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
+from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S, WAITING_S
 from lcsync.errors import NobodyShares, NoMulticast, WrongContent
 from lcsync.group import Kind
 from lcsync.paths import printable
@@ -61,17 +61,26 @@ class NameListener:
                 del self.interfaces[interface.index]
 
     def wait(
-        self, timeout_s: float, root: bytes | None = None, refusal: Callable[[Manifest], str] = lambda manifest: ""
+        self,
+        timeout_s: float,
+        root: bytes | None = None,
+        refusal: Callable[[Manifest], str] = lambda manifest: "",
+        idle: Callable[[], None] = lambda: None,
     ) -> Heard:
         """The first valid manifest (with this ``root``, if one is given) that ``refusal`` says nothing against.
 
-        NobodyShares, WrongContent.
+        ``idle`` is called when nobody has answered for a while, and again at times. NobodyShares, WrongContent.
         """
-        end = time.monotonic() + timeout_s
+        now = time.monotonic()
+        end, idle_at = now + timeout_s, now + WAITING_S
         other: Heard | None = None
         refused = ""
         while (left := end - time.monotonic()) > 0:
-            select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
+            now = time.monotonic()
+            if now >= idle_at:
+                idle()
+                idle_at = now + WAITING_S
+            select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - now, idle_at - now)))
             for heard in self.poll():
                 if root is not None and heard.manifest.root != root:
                     other = heard

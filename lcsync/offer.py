@@ -54,6 +54,7 @@ class Offer:
     sent: Mapping[Tree, Sent] = field(default_factory=dict)
     files: Sequence[FileNames] = ()
     single: Callable[[int, int], Single | None] = lambda pack, entry: None
+    tree_names: Sequence[bytes] = ()  # for people: what each tree is called
 
 
 class Groups:
@@ -141,6 +142,17 @@ class Groups:
             return self.offer.names[self._table.group(number).owner]
         pack, entry = self._file(number)
         return self.offer.files[pack].name(entry)
+
+    def called(self, number: int) -> bytes:
+        """For people: the name that a group belongs to; empty if none was told."""
+        what = self.group(number)
+        if what.kind is Kind.NAME:
+            return self.name(number)
+        if number < len(self._table):
+            names = self.offer.tree_names
+            return names[what.owner] if what.owner < len(names) else b""
+        single = self._owners[what.owner]
+        return next((self.name(at) for at, other in self._adopted.items() if other is single), b"")
 
     def content(self, number: int) -> tuple[Tree, Loader]:
         """The object whose group it is, and the way to its segments."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lcsync import const
-from lcsync.errors import UsageError
+from lcsync.parsing import Parser
 from lcsync.trackers import AUTO, TRACKERS
 
 DESCRIPTION = """\
@@ -109,14 +109,9 @@ def _root(text: str) -> bytes:
     return raw
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(reason=f"{message}; see lcsync --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser; the manual page is made from it."""
-    p = _Parser(
+    p = Parser(
         prog="lcsync",
         usage="lcsync [OPTION]... PATH | NAME [DEST] | SOURCE DEST",
         description=DESCRIPTION,
@@ -129,11 +124,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--share", action="store_true", help="share every PATH (as the program lcshare does)")
     p.add_argument("--remote", action="store_true", help="the first argument is a name on the network")
     p.add_argument("--hex", action="store_true", help="print the root and the block hashes of PATH")
+    p.add_argument("--no-config", action="store_true", help="heed neither LCSYNC_* variables nor config.toml")
     p.add_argument("-n", "--dry-run", action="store_true", help="say what would be done, and do nothing")
     talk = p.add_argument_group("talk")
     talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: say all")
     talk.add_argument("--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v")
+    talk.add_argument("--json", action="store_true", help="print events for programs, one JSON object a line")
     talk.add_argument("--stats", metavar="FILE", help="write figures to FILE at the end, as one JSON object")
     both = p.add_argument_group("network")
     both.add_argument(

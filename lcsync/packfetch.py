@@ -7,9 +7,8 @@ manifest → as it was left? → list → what is here → content → links, at
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,11 +20,12 @@ from numpy.typing import NDArray
 from lcsync import files, job, leftovers, merkle
 from lcsync.cache import TreeCache
 from lcsync.columns import ColumnError
-from lcsync.const import FLUSH_S, HASH_BYTES, LEAVES_FACTOR, LIST_BLOCK_BYTES, SEGMENT_BYTES
+from lcsync.const import FLUSH_S, HASH_BYTES, LEAVES_FACTOR, LIST_BLOCK_BYTES, PROGRESS_FILES, SEGMENT_BYTES
 from lcsync.destination import Destination, Parts
 from lcsync.download import Download
 from lcsync.entries import Entries, EntriesError, Kind, decode
 from lcsync.errors import DestinationError, DiskFull, Stalled, WrongContent
+from lcsync.events import OnTheirWay, Part, Writer
 from lcsync.folders import Folder
 from lcsync.job import Report
 from lcsync.manifest import ListPart, Manifest
@@ -35,6 +35,7 @@ from lcsync.oserrors import destination_errors
 from lcsync.pack import Layout, PackError, lay_out
 from lcsync.packstore import NOT_TAKEN, PackStore
 from lcsync.packthings import PackThings
+from lcsync.parts import on_their_way
 from lcsync.paths import printable, safe_relative
 from lcsync.present import Present, look
 from lcsync.receiver import Receiver
@@ -61,6 +62,9 @@ class Options(Protocol):
 
     @property
     def say(self) -> Callable[[str], None]: ...
+
+    @property
+    def out(self) -> Writer | None: ...
 
 
 class Result(Protocol):
@@ -92,6 +96,7 @@ class Fetcher(Protocol):
     def receiver(self) -> Receiver: ...
 
     lacking: Callable[[], int]
+    parts: Callable[[], OnTheirWay]
 
     def turn(self) -> None: ...
 
@@ -201,7 +206,7 @@ class FolderFetch:
         chosen = select(found, self.options.keep, self.options.rules, b"".join(part + b"/" for part in self.top))
         self._say_unkept(chosen)
         self.options = replace(self.options, keep=chosen.keep)
-        report = Report(self.options, sys.stdout, self.fetcher.result.summary)
+        report = Report(self.options, self.fetcher.options.out, self.fetcher.result.summary)
         report.summary.files_excluded, report.summary.files_skipped = chosen.excluded, chosen.skipped
         self._count(chosen.entries, chosen.taken)
         self._check_size(chosen, layout)
@@ -355,6 +360,7 @@ class FolderFetch:
             )
             store.begin()
             if layout.length:
+                self.fetcher.parts = partial(_parts, self.fetcher.names.name, chosen.entries.paths, layout, download)
                 self._bring(download, old, store, present)
             store.finish()
             self.fetcher.result.changed = store.done.written
@@ -474,6 +480,14 @@ class FolderFetch:
         for number in np.flatnonzero(chosen.taken).tolist():
             if write[number] or (chosen.entries.kinds[number] == Kind.FOLDER and chosen.entries.paths[number] in made):
                 self._would_write(number, chosen, things)
+
+
+def _parts(name: bytes, paths: Sequence[bytes], layout: Layout, download: Download) -> OnTheirWay:
+    """The files that are on their way."""
+    if not download.ready:
+        return [], 0
+    parts, over = on_their_way(layout.starts, layout.sizes, download.lack, PROGRESS_FILES)
+    return [Part(printable(name + b"/" + paths[number]), done, size) for number, done, size in parts], over
 
 
 def _unwanted(layout: Layout, taken: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from lcsync.const import STEP_BYTES
 from lcsync.destination import Destination, Parts
 from lcsync.entries import Kind
 from lcsync.errors import DestinationError
+from lcsync.events import BLIND
 from lcsync.folders import Folder, identity
 from lcsync.job import Options, Report
 from lcsync.oserrors import destination_errors
@@ -40,7 +41,7 @@ class PackThings:
         self.chosen = chosen
         self._paths = chosen.entries.paths
         self._umask = files._umask()
-        self._things = Things(self.options, self.report, destination, TreeCache(None), lambda done, total: None)
+        self._things = Things(self.options, self.report, destination, TreeCache(None), BLIND)
         self._folder: tuple[Parts, Folder | None] = ((), None)
 
     def path(self, path: bytes) -> bytes:

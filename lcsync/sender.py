@@ -49,6 +49,7 @@ class Stream:
         self.cci = 0  # packet number on this group in this run (RFC 5651, CCI)
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
+        self.sent_bytes = 0  # with IPv6 and UDP headers
 
     def go_on(self, cci: int) -> None:
         """Before all else: this group has had so many packets in this run."""

@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -18,6 +19,7 @@ from functools import partial
 from typing import NoReturn
 
 from lcsync import _udp, group, net
+from lcsync.audience import Audience
 from lcsync.cache import TreeCache
 from lcsync.const import (
     HEAR_S,
@@ -32,8 +34,11 @@ from lcsync.const import (
 )
 from lcsync.entries import Kind as Entry
 from lcsync.errors import Error, NoPrivilege, SourceError, UsageError
+from lcsync.events import BLIND, Gauge
+from lcsync.events import Item as Shared
 from lcsync.gate import Gate
 from lcsync.group import Kind
+from lcsync.hashed import Hashed
 from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener, Sockets, open_sockets
@@ -50,7 +55,7 @@ from lcsync.paths import printable
 from lcsync.segments import SegmentCache, Source
 from lcsync.share import Share
 from lcsync.talk import Limited
-from lcsync.text import human_bytes
+from lcsync.text import human_bytes, human_rate, human_time
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
@@ -83,6 +88,7 @@ class Options:
     confine: Callable[[], str] | None = None  # gives up privileges once the sockets are open, and says which
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
+    gauge: Gauge = BLIND
 
 
 class Server:
@@ -99,6 +105,7 @@ class Server:
         self._changes = Changes()
         self._poll = select.epoll()
         self._closing = False
+        self._hashed = Hashed(options.gauge)
         index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         self.lookout = Lookout(index)
         self._spares: list[Sockets] = []  # for interfaces that come later
@@ -138,6 +145,8 @@ class Server:
         )
         if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
             self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
+        self._audience = Audience(self.share, now)
+        self._started = now
         for port in self.ports:
             tracker = self._start(port, now)
         if options.verbose:
@@ -211,6 +220,7 @@ class Server:
         items = self.lookout.index.items
         packs = [item for item in items if isinstance(item, PackItem)]
         sources = {source.tree: source for item in items for source in item.sources()}
+        owners = {source.tree: item.name for item in items for source in item.sources()}
         symbol = symbol_bytes(self.options.mtu)
 
         def manifest(owner: int) -> bytes | None:
@@ -234,7 +244,8 @@ class Server:
 
         sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in packs}
         files = [item.names() for item in packs]
-        return Offer([item.name for item in items], list(sources), manifest, load, symbol, sent, files, single)
+        names, called = [item.name for item in items], [owners[tree] for tree in sources]
+        return Offer(names, list(sources), manifest, load, symbol, sent, files, single, called)
 
     def _manifest(self, item: PackedFile, symbol: int) -> bytes | None:
         self.lookout.asked = True
@@ -371,6 +382,8 @@ class Server:
                 self.options.say(f"{names[index]}: {change}")
         for port in self.ports:
             port.tick(now)
+        if self.options.gauge.due():
+            self.options.gauge.show(self._audience.look([port.drops() for port in self.ports], now))
         self.lookout.tick(now)
 
     def _renew(self, fresh: Index, now: float) -> None:
@@ -385,9 +398,11 @@ class Server:
                 self.share.open_all(port.interface.index, now)
 
     def _go_on(self, path: bytes, done: int) -> None:
-        """Called while files are read: ends the reading when the server is closed."""
+        """Called while files are read: shows how far that is, and ends it when the server is closed."""
         if self._closing:
             raise CancelledError
+        if threading.current_thread() is threading.main_thread():  # not of a later look at the files
+            self._hashed.look(path, done)
 
     def close(self) -> None:
         self._closing = True
@@ -405,10 +420,12 @@ class Server:
 
     def summary(self) -> str:
         """What was sent, in a line."""
-        sent = self.share.sent
+        sent, seconds = self.share.sent, time.monotonic() - self._started
         parts = ", ".join(f"{kind.name.lower()} {human_bytes(size)}" for kind, size in sent.items() if size)
-        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (
-            f" ({parts})" if parts else ""
+        size = sum(sent.values())
+        return (
+            f"sent {human_bytes(size)} in {self.share.packets} packets{f' ({parts})' * bool(parts)}; "
+            f"{human_time(seconds)}, {human_rate(size * 8 / max(seconds, 1e-9))}"
         )
 
     def greeting(self) -> str:
@@ -417,13 +434,14 @@ class Server:
         where = ", ".join(port.interface.name for port in self.ports)
         size = sum(item.size for item in self.lookout.index.items)
         how = "while somebody listens" if self.mld else "all the time"
-        return f"sharing {what} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
+        return f"sharing {what} ({human_bytes(size)}) on {where}, {how}"
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``: bytes sent with IPv6 and UDP headers, in all and by kind of group."""
         return {
             "packets": self.share.packets,
             "bytes": sum(self.share.sent.values()),
+            "seconds": round(time.monotonic() - self._started, 3),
             "by_kind": {kind.name.lower(): size for kind, size in self.share.sent.items()},
             "read_bytes": self.cache.read_bytes,
             "drops": {port.interface.name: dict(port.drops()) for port in self.ports if port.listener},
@@ -449,12 +467,14 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
         server.close()
 
 
-def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
-    """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache, what=options.what)
+def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[Shared]:
+    """What would be shared: each name."""
+    index = Index(options.block_bytes, Hashed(options.gauge).look, cache=options.cache, what=options.what)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
         options.say(line)
     for item in index.items:
-        yield f"{item.root.hex()} {item.size:>14} {_shown(item)}"
+        files = len(item.pack.entries.of_kind(Entry.FILE)) if isinstance(item, PackItem) else None
+        kind = "file" if files is None else "folder"
+        yield Shared(kind, printable(item.name), item.size, item.root.hex(), item.version.mtime_ns / 1e9, files)

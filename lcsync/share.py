@@ -181,6 +181,7 @@ class Share:
             wish = stream.fill(batch, limit, now)
             size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
+            stream.sent_bytes += size
             self.packets += batch.count
             scheduler.sent(stream, size * 8, wish, now)
             if size:

@@ -96,6 +96,7 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(folder))
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # the index of whoever runs the tests is left alone
+    patch.setenv("LCSYNC_CONFIG", "")  # so is the configuration
     (folder / "cache").mkdir()
     tempfile.tempdir = None
     yield folder
