@@ -33,7 +33,7 @@ test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
 soak: .venv/built .venv/test deb-check  ## all tests with 20,000 random examples each, those of large trees, the Debian package
-	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py
+	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py tests/soak_kills.py
 
 fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
 	mkdir -p build/fuzz

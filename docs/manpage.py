@@ -35,7 +35,7 @@ def _columns(head: re.Match[str]) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "-b", "man", str(DOCS), folder], check=True)
+        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-b", "man", str(DOCS), folder], check=True)
         made = (Path(folder) / PAGE.name).read_text()
     first, _, rest = made.partition("\n")
     PAGE.write_text(f'{first}\n.\\" from docs/protocol.md, sha256 {digest()}: make man\n{tidy(rest)}')

@@ -21,6 +21,9 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lcsync._blake2s import hash_blocks
 from lcsync.const import (
     CLOCK_COARSE_NS,
@@ -410,6 +413,13 @@ def settled(version: Version, looked_ns: int) -> bool:
     last = max(version.mtime_ns, version.ctime_ns)
     coarse = version.ctime_ns % 1_000_000_000 == 0
     return last < looked_ns - (CLOCK_COARSE_NS if coarse else CLOCK_STEP_NS)
+
+
+def settled_many(versions: NDArray[np.int64], looked_ns: int) -> NDArray[np.bool_]:
+    """The same of many: the rows are Versions."""
+    mtimes, ctimes = versions[:, 1], versions[:, 2]
+    ticks = np.where(ctimes % 1_000_000_000 == 0, CLOCK_COARSE_NS, CLOCK_STEP_NS)
+    return np.asarray(np.maximum(mtimes, ctimes) < looked_ns - ticks)
 
 
 def _file(version: Version, block_bytes: int) -> bytes:

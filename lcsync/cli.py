@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from lcsync import __version__, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
-from lcsync.options import local_only, parser
+from lcsync.options import of_destinations, parser
 from lcsync.paths import is_local, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
@@ -84,9 +84,12 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.hex:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
-    synced = len(what) == 2 and not args.share and not args.remote and all(map(is_local, what))
-    if not synced and (option := local_only(args)):
-        raise UsageError(reason=f"{option}: only a local sync does that yet (./SOURCE ./DEST); leave it out")
+    fetched = len(what) == 2 and not args.share and is_local(what[1])
+    shared = args.share or (first is not None and not fetched)
+    if args.rules and not shared and not fetched:
+        raise UsageError(reason=f"--{args.rules[0][0]}: of a share, a sync and a fetch (SOURCE ./DEST); leave it out")
+    if not fetched and (option := of_destinations(args)):
+        raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
     if len(what) == 1:
@@ -172,6 +175,7 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
     from lcsync import link, serve
+    from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
@@ -191,6 +195,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
+        what=What(acls=args.acls, xattrs=args.xattrs, rules=_rules(args)),
         verbose=args.verbose,
         say=say,
     )
@@ -228,8 +233,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
-        preserve=args.perms or args.archive,
-        dry_run=args.dry_run,
+        sync=_sync_options(args),
         verbose=args.verbose,
         say=_say(args),
         progress=progress,
@@ -245,10 +249,12 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         options = _fetch_options(args, progress)
         options.cache = cache
         try:
-            result = fetch.fetch(names, destination, options)
+            result = fetch.fetch(names, destination, options, inside=source.endswith("/"))
         finally:
             progress.close()
         options.say(f"{printable(names.name)}: {result}")
+        if result.advice:
+            options.say(result.advice)
         _write_stats(args, result.stats())
     return 0
 
@@ -301,12 +307,10 @@ def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     return filters.rules(given)
 
 
-def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
-    from lcsync import job, local
-    from lcsync.progress import Progress
-    from lcsync.text import human_bytes
+def _sync_options(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from lcsync import job
 
-    options = job.Options(
+    return job.Options(
         keep=_keep(args),
         rules=_rules(args),
         block_bytes=args.blocksz,
@@ -318,6 +322,14 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
         ignore_times=args.ignore_times,
         verbose=args.verbose,
     )
+
+
+def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
+    from lcsync import local
+    from lcsync.progress import Progress
+    from lcsync.text import human_bytes
+
+    options = _sync_options(args)
     progress = Progress(sys.stderr, args.quiet)
     try:
         with _index(args) as cache:

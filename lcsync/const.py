@@ -55,7 +55,9 @@ REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate
-FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_S = 0.05  # or as many as the limit takes so long for
+FIRST_PART = 0.5  # of the limit, for all such streams together
 SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
 CATCH_UP_S = 0.004  # how late a timer may fire without a loss of rate
 NAP_S = 0.002  # a share that waits sleeps the last of it: it hears a join so much later, and its packets are on time
@@ -79,17 +81,20 @@ ALONE_S = 2.0  # a sender that was picked out, and brings nothing for so long, g
 TIMEOUT_S = 30.0
 
 # --- rate: how many groups a receiver is in ---
-RATE_LOSS = 0.10  # of the packets of both halves of a second: half of the groups are left
+RATE_LOSS = 0.10  # of the packets of both halves of a second: some of the groups are left
 RATE_ADD_LOSS = 0.02  # if it rises by more with a group that was added, that one is left again
 RATE_CLEAN_LOSS = 0.01  # below, a rate suits
-RATE_DOUBT_LOSS = 0.45  # above, a path's own loss is not believed so fast (bad Wi-Fi: 0.4)
+RATE_DOUBT_LOSS = 0.45  # above, a path's own loss is not believed so fast (bad Wi-Fi: 0.4), and half of them are left
+RATE_SHORT_S = 30.0  # who has all by then makes no trial with a loss below that: it costs up to 4 s
+RATE_LOOK_S = 0.25  # between two looks at what was lost
 RATE_HALF_S = 0.5
 RATE_PACKETS_MIN = 100  # of half a second, else it lasts longer: at 1 Mbit/s 8 groups carry 86 a second
 RATE_NOISE_HALVES = 4  # over which the noise of the loss is averaged
 RATE_NOISE_MAX = 0.3  # a part lost above this is no noise
 RATE_JOIN_SETTLE_S = 0.3  # a join takes 10 to 25 ms
 RATE_LEAVE_SETTLE_S = 2.3  # a leave takes 10 ms, or LAST_LISTENER_S and the query's way to snooping bridges: 2.2 s
-RATE_WAIT_S = 10.0  # from a change to one more group, and from a trial that showed nothing to the next
+RATE_WAIT_S = 10.0  # from a change to one more group
+RATE_HOLD_S = 40.0  # from a trial that showed nothing to the next: each costs up to 4 s, of the groups that it leaves
 RATE_WAIT_MAX_S = 320.0  # each failure doubles the wait, up to this
 RATE_STRETCH = 0.5  # and is longer by up to this part, at random: receivers behind one port see each other's trials
 RATE_PAUSE_S = 2.0  # who was not asked for so long was stopped himself
@@ -134,6 +139,7 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
 # --- packs: whole folders (docs/protocol.md, "Packs") ---
 SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+RUNS_KEPT = 256  # segments of which a share knows where their padding is; 20 us to find out
 PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
 LIST_VERSION = 1
 LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these
@@ -148,7 +154,6 @@ XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
-FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
@@ -213,14 +218,22 @@ MEMORY_BYTES_MIN = 64 << 20  # or the number of channels would hang on it
 MEMORY_BYTES_MAX = 64 << 30
 SEND_TIMEOUT_S = 1  # to wait for room in it: an interface that takes nothing must not stop the others for good
 SEND_FAILED_S = 0.1  # before a stream is tried again whose packets could not be sent
+WELL_S = 10.0  # without a trouble, before it is said again
 ROWS_MAX = 1 << 26  # repair symbols at once: their numbers are 32 bits
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
 SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
 SEGMENT_FILES = 64  # that a share keeps open to read from
+ADOPTED_MAX = 2 * ACTIVE_GROUPS_MAX  # files of packs that have groups, because they were asked for by name
+PACKS_OPEN = 4  # folders that it keeps open, each with FOLDERS_OPEN_MAX of those in it
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
+FRESH_S = 0.25  # a look at a folder is so long good for its manifest,
+LOOK_WAIT_S = 0.1  # if it takes no longer: some 10,000 files; of larger folders the last look is good
+LOOK_ENTRY_S = 10e-6  # of a look: 8 us, and a little for the machine
+MANIFEST_RETRY_S = 0.01  # while there is none: a look at a small folder takes no longer;
+MANIFEST_RETRY_MAX_S = 0.1  # doubled up to this, for what changed may take long to be read
 EVENTS_AT_ONCE = 8  # segments taken between two looks at the groups
 RUNS_MAX = 16  # pieces of a solved segment that are written one by one; above, all of it is
 POLL_S = 0.05  # how often a receiver looks at silence and time limits
@@ -228,7 +241,8 @@ MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood mus
 STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
 PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
 PROGRESS_S = 10.0  # between two lines in a log
-JOBS_AT_ONCE = 64  # files of a folder on their way together
+FLUSH_S = 2.0  # files of a folder that are whole are put in their places at least so often
+LEAVES_FACTOR = 4  # block hashes of a folder may take so many times the memory that a receiver is given
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
 
 # --- demo ---

@@ -48,7 +48,7 @@ class Kind(IntEnum):
     FILE = 0
     FOLDER = 1
     SYMLINK = 2
-    HARDLINK = 3  # another name of a file that is earlier in the list
+    HARDLINK = 3  # another name of what is earlier in the list, and no folder
     FIFO = 4
     SOCKET = 5
     CHARACTER = 6  # device
@@ -69,7 +69,7 @@ class Entries:
     """What is in a folder, by column: ``paths`` relative to it, in byte order; the first is empty, the folder itself.
 
     ``kinds`` uint8, ``sizes`` int64 in bytes, 0 for all but files; ``links`` the target of a symbolic link, or the path
-    of the file that a hard link is; ``devices`` major and minor number. The others may be absent: ``modes`` uint16, 12
+    of what a hard link is; ``devices`` major and minor number. The others may be absent: ``modes`` uint16, 12
     permission bits; ``mtimes_ns`` int64 since the epoch; ``uids`` and ``gids`` uint32, both or none, ``users`` and
     ``groups`` the names of those that have one; ``xattrs`` of the entries that have some.
     """
@@ -356,9 +356,9 @@ def _check(entries: Entries) -> None:
         raise EntriesError("more bytes than a folder may have")
     hard = entries.of_kind(Kind.HARDLINK)
     if hard:
-        numbers = {paths[i]: i for i in entries.of_kind(Kind.FILE)}
+        numbers = {paths[i]: i for i in np.flatnonzero((kinds != Kind.FOLDER) & (kinds != Kind.HARDLINK)).tolist()}
         if not all(numbers.get(entries.links[i], i) < i for i in hard):
-            raise EntriesError("a hard link to what is no file before it")
+            raise EntriesError("a hard link to nothing before it that may have one")
 
 
 def _all_safe(paths: Sequence[bytes]) -> bool:

@@ -113,10 +113,11 @@ class Report:
             self.undressed += 1
             self._remember(DestinationError(path=printable(shown), reason=f"can't be given its {error}"))
         else:
-            self._say_set_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
+            if stat.S_ISREG(entry.mode) and entry.mode & SET_ID:
+                self._say_set_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
 
     def _say_set_id(self, shown: str, entry: Entry, mode: int | None) -> None:
-        if mode is None or not stat.S_ISREG(entry.mode) or not entry.mode & SET_ID:
+        if mode is None:
             return
         if mode & SET_ID == entry.mode & SET_ID:
             self.summary.set_id += 1

@@ -42,6 +42,7 @@ class NameListener:
         self._step = 0
         self._other_roots: set[bytes] = set()
         self.drops: Counter[str] | None = None
+        self._refused = ""  # why the last manifest was
         self.sock = net.receive_socket(port)
         try:
             self._join()
@@ -74,6 +75,9 @@ class NameListener:
                 reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "
                 f"{other.manifest.root.hex()}; was it changed? leave out --root to take it"
             )
+        if self._refused:
+            reason = f"what comes under this name is no manifest that can be right ({self._refused}); who sends it?"
+            raise WrongContent(reason=f"{printable(self.name)}: {reason}")
         raise NobodyShares(name=printable(self.name), timeout_s=timeout_s, port=self.port)
 
     def _next_join(self) -> float:
@@ -109,6 +113,7 @@ class NameListener:
             found = manifest.decode(packet[_wire.HEADER_BYTES :])
         except (ValueError, manifest.ManifestError) as error:
             self.drops[str(error)] += 1
+            self._refused = str(error) if isinstance(error, manifest.ManifestError) else self._refused
             return None
         return Heard(found, sender, run, self.interfaces.get(ifindex) or next(iter(self.interfaces.values())))
 

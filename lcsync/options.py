@@ -21,13 +21,14 @@ which groups have listeners, and sends to those."""
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
 (name:X forces one). A file is shared under its base name, a folder D as D and
-all below it as D/relative/path; NAME=PATH chooses the name.
+each file below it as D/relative/path; NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
   lcsync movie.iso ./             fetch it into this folder
   lcsync /srv/class/              share a folder as class
   lcsync class /tmp/              fetch the folder to /tmp/class
+  lcsync -a --delete class/ ./c   make ./c equal to it, as rsync does
   lcsync class/a/b.txt /tmp/      fetch one file of it
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
@@ -257,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     fetch = p.add_argument_group("fetching and syncing")
     fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
     fetch.add_argument(
-        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, as -rlptgoD: all but -H, -A, -X"
+        "-a", "--archive", action="store_true", help="as -rlptgoD: all but -H, -A, -X"
     )
     fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
@@ -289,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
     )
-    _add_local(p.add_argument_group("local sync, as in rsync(1)"))
+    _add_local(p.add_argument_group("syncing, and fetching of folders, as in rsync(1)"))
     old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
     old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
     old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
@@ -304,8 +305,8 @@ LOCAL_FLAGS = (
     ("", "--devices", "copy devices; root alone can"),
     ("", "--specials", "copy fifos and sockets"),
     ("-H", "--hard-links", "names of one file become names of one file"),
-    ("-A", "--acls", "set POSIX ACLs, and permissions"),
-    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+    ("-A", "--acls", "set POSIX ACLs, and permissions; in sharing: tell them"),
+    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*; in sharing: tell them"),
     ("", "--numeric-ids", "set owners and groups by number, not by name"),
     ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
     ("", "--delete", "delete from folders what the source's do not have; see -n"),
@@ -313,13 +314,12 @@ LOCAL_FLAGS = (
 )
 
 
-def local_only(args: argparse.Namespace) -> str:
-    """The first option given that only a local sync heeds; empty if there is none."""
-    if args.rules:
-        return f"--{args.rules[0][0]}"
-    return next((long for _, long, _ in LOCAL_FLAGS if getattr(args, long[2:].replace("-", "_"))), "") or (
-        "-D" if args.devices_specials else ""
-    )
+DESTINATION_FLAGS = ("--numeric-ids", "--sparse", "--delete", "--backup")
+
+
+def of_destinations(args: argparse.Namespace) -> str:
+    """The first option given that only a sync or a fetch heeds; empty if there is none."""
+    return next((long for long in DESTINATION_FLAGS if getattr(args, long[2:].replace("-", "_"))), "")
 
 
 def _add_local(group: argparse._ArgumentGroup) -> None:
@@ -327,7 +327,11 @@ def _add_local(group: argparse._ArgumentGroup) -> None:
         group.add_argument(*([short] if short else []), long, action="store_true", help=text)
     group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
     for option, metavar, text in (
-        ("exclude", "PATTERN", "leave out what matches, here and there (--delete spares it); the first rule wins"),
+        (
+            "exclude",
+            "PATTERN",
+            "leave out what matches, here and there (--delete spares it), or of a shared folder; the first rule wins",
+        ),
         ("include", "PATTERN", "do not leave out what matches"),
         ("exclude-from", "FILE", "the same with each line of FILE"),
         ("include-from", "FILE", "the same with each line of FILE"),

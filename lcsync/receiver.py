@@ -17,20 +17,24 @@ from lcsync.channels import Channel, Channels
 from lcsync.const import ALONE_S, EVENTS_AT_ONCE, POLL_S, RUNS_MAX, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.group import Kind
+from lcsync.rate import Layers
 
 
 class Receiver:
-    """Brings downloads to their end in at most ``channels`` groups at once.
+    """Brings downloads to their end in as many groups at once as its ``layers`` allow.
 
     Call ``handle`` while it is ``busy``, and ``update`` after each call and once in a while: it gives the addresses to
-    leave and to join; joining again is both. ``rows``: repair symbols that the assembler has room for.
+    leave and to join; joining again is both. Call ``observe`` each RATE_LOOK_S. ``rows``: repair symbols that the
+    assembler has room for.
     """
 
     def __init__(
-        self, assembler: Assembler, scope: int, channels: int, rows: int, say: Callable[[str], None] | None = None
+        self, assembler: Assembler, scope: int, layers: Layers, rows: int, say: Callable[[str], None] | None = None
     ) -> None:
         self.assembler = assembler
-        self.channels = Channels(assembler, scope, channels, rows, say)
+        self.layers = layers
+        self._say = say
+        self.channels = Channels(assembler, scope, layers.allowed, rows, say)
         self.downloads: list[Download] = []
         self.rejected = 0  # segments that were whole but wrong
         self.solved = 0  # segments that repair symbols made whole
@@ -65,7 +69,7 @@ class Receiver:
 
     def _want(self, download: Download, segment: int) -> None:
         download.coming[segment] = False
-        self.assembler.want(download.object, segment, download.blocks_here(segment))
+        self.assembler.want(download.object, segment, download.symbols_here(segment))
 
     # --- what arrives ---
 
@@ -248,6 +252,24 @@ class Receiver:
             for (owner, segment), (since, left) in list(self._alone.items()):
                 self._look_at_sender(owner, segment, since, left, now)
         return self.channels.update(now, self.downloads)
+
+    def observe(self, now: float, dropped: int) -> None:
+        """Look at what was lost, ``dropped`` packets of it so far by this host's own buffer, and choose the number of
+        groups by it."""
+        loss = self.channels.loss
+        self.layers.observe(now, loss.received, loss.lost, dropped, len(self.channels.open), self._left())
+        if self.channels.limit != self.layers.allowed:
+            if self._say is not None:
+                self._say(f"{self.layers.allowed} groups at most from now on, before {self.channels.limit}")
+            self.channels.limit = self.layers.allowed
+            self.channels.changed = True
+
+    def _left(self) -> float:
+        """Symbols that all downloads lack; infinite while that is not known."""
+        if not all(download.object >= 0 for download in self.downloads):
+            return float("inf")
+        needs = (np.frombuffer(self.assembler.missing(d.object), np.uint16)[d.sought] for d in self.downloads)
+        return float(sum(int(need.sum()) for need in needs))
 
     def _look_at_sender(self, owner: Download | Channel, segment: int, since: float, left: int, now: float) -> None:
         """A segment that is taken from one sender alone: who brings nothing of it gives way to the next."""

@@ -11,17 +11,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from lcsync import _udp, group, net
 from lcsync.cache import TreeCache
 from lcsync.const import (
-    CHECK_FILE_S,
     HEAR_S,
-    LOOK_PART,
     MALI_S,
     NAP_S,
     SCOPES,
@@ -30,18 +29,24 @@ from lcsync.const import (
     TICK_S,
     TURN_S,
 )
-from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.entries import Kind as Entry
+from lcsync.errors import Error, NoPrivilege, SourceError, UsageError
 from lcsync.gate import Gate
 from lcsync.group import Kind
-from lcsync.index import Index
+from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener
+from lcsync.lookout import Lookout
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.offer import Offer, Single
+from lcsync.pack import Sent
+from lcsync.packing import ALL, What
+from lcsync.packitem import PackedFile, PackItem
 from lcsync.paths import printable
-from lcsync.segments import SegmentCache
-from lcsync.share import Offer, Share
+from lcsync.segments import SegmentCache, Source
+from lcsync.share import Share
 from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
@@ -71,6 +76,7 @@ class Options:
     listener: str = "both"
     role: Role = ROLE
     cache: TreeCache | None = None
+    what: What = ALL  # of folders
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
 
@@ -88,12 +94,9 @@ class Server:
         self._senders: dict[int, tuple[Link, _udp.Sender]] = {}
         self._changes = Changes()
         self._poll = select.epoll()
-        self._pool = ThreadPoolExecutor(1)
-        self._look: Future[Index | None] | None = None
-        self._look_at = 0.0
-        self._looked_for_s = 0.0  # how long the last look at the files took
-        self._asked = False  # a manifest was asked for since then
         self._closing = False
+        index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
+        self.lookout = Lookout(index)
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -109,11 +112,12 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
-        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
         for name, path in paths:
-            self.index.add(name, path)
-        for line in self.index.skipped:
+            self.lookout.index.add(name, path)
+        for line in self.lookout.index.skipped:
             self.options.say(line)
+        self._said = self.lookout.index.skipped
+        self.lookout.start()
         now = time.monotonic()
         self.share = Share(
             self._offer(),
@@ -129,7 +133,6 @@ class Server:
             tracker = self._start(port, now)
         if options.verbose:
             self.options.say(f"{options.tracker.why(tracker)}; {human_bytes(tracker.memory_bytes)} an interface")
-        self._pool.submit(self.index.cache.flush)  # nobody need wait for what only the next start is faster by
 
     def _link(self, interface: net.Interface) -> Link:
         """The sockets of an interface. UsageError, NoMulticast, NoPrivilege."""
@@ -160,7 +163,7 @@ class Server:
     def _start(self, port: Link, now: float) -> Tracker:
         """Serve on an interface; the tracker that it got."""
         try:
-            tracker = self.options.tracker.create(len(self.share.table), now)
+            tracker = self.options.tracker.create(self.share.table.count, now)
         except ValueError as error:
             raise UsageError(reason=str(error)) from None
         index = port.interface.index
@@ -168,29 +171,49 @@ class Server:
         membership = Membership(self.share.table, tracker, now)
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
-        names = [name for name, _ in self.index.given[:STARTUP_NAMES]]
+        names = [name for name, _ in self.lookout.index.given[:STARTUP_NAMES]]
         port.start(membership, [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names], now)
         if not self.mld:
             self.share.open_all(index, now)
         return tracker
 
     def _offer(self) -> Offer:
-        items = self.index.items
-        by_tree = {item.tree: item for item in items}
-        big = [item.tree for item in items if item.inline is None]
+        items = self.lookout.index.items
+        packs = [item for item in items if isinstance(item, PackItem)]
+        sources = {source.tree: source for item in items for source in item.sources()}
         symbol = symbol_bytes(self.options.mtu)
 
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
-            self._asked = True
-            return None if item.looks_changed() else item.manifest(symbol)
+            self.lookout.asked = True
+            if item.seems_changed() or (isinstance(item, PackItem) and not self.lookout.is_fresh()):
+                return None
+            return item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
-            data = self.cache.load(by_tree[tree], segment)
-            self._asked = self._asked or data is None
-            return data
+            return self._load(sources[tree], segment)
 
-        return Offer([item.name for item in items], big, manifest, load, symbol)
+        def single(pack: int, entry: int) -> Single | None:
+            self.lookout.asked = True
+            try:
+                found = packs[pack].single(entry, self.cache.opened)
+            except (OSError, SourceError):
+                return None
+            tree = found.tree if found.data is None else None
+            return Single(partial(self._manifest, found, symbol), tree, partial(self._load, found))
+
+        sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in packs}
+        files = [item.names() for item in packs]
+        return Offer([item.name for item in items], list(sources), manifest, load, symbol, sent, files, single)
+
+    def _manifest(self, item: PackedFile, symbol: int) -> bytes | None:
+        self.lookout.asked = True
+        return item.manifest(symbol)
+
+    def _load(self, source: Source, segment: int) -> memoryview | None:
+        data = self.cache.load(source, segment)
+        self.lookout.asked = self.lookout.asked or data is None
+        return data
 
     # --- the loop ---
 
@@ -232,6 +255,8 @@ class Server:
                             self.share.refresh_all(port.interface.index)
                 timers = [port.next_timer() for port in self.ports]
                 timer_at = min(tick_at, self.share.gate.opens_at if waits else math.inf, *timers)
+            if (fresh := self.lookout.turn(now)) is not None:
+                self._renew(fresh, now)
             self._transmit(now)
             if waits and not self.share.gate.closed:
                 waits = False
@@ -245,22 +270,20 @@ class Server:
             port.hear(self.share.hear, HEAR_S / len(hearing))
 
     def _transmit(self, now: float) -> None:
-        """Send what is due; what fails is said once, until it works again."""
+        """Send what is due."""
         for stream, batch in self.share.transmit(now):
             port, sender = self._senders[stream.ifindex]
             try:
                 sender.send(batch, stream.address)
-                if port.failed or not sender.whole:
-                    large = f"packets of {self.options.mtu} bytes do not fit now, and go in fragments; choose a --mtu"
-                    self._tell(port, "" if sender.whole else large)
+                if not sender.whole:
+                    self._tell_size(port, now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
-                self._tell(port, f"sending failed: {error.strerror}; going on as soon as it works")
+                port.trouble(f"sending failed: {error.strerror}; going on as soon as it works", now)
 
-    def _tell(self, port: Link, trouble: str) -> None:
-        if trouble and trouble != port.failed:
-            self.options.say(f"{port.interface.name}: {trouble}")
-        port.failed = trouble
+    def _tell_size(self, port: Link, now: float) -> None:
+        size = f"packets of {self.options.mtu} bytes"
+        port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
 
     def _who_hears(self) -> dict[int, Link]:
         """The descriptors to read MLD from; all are watched from now on."""
@@ -282,6 +305,9 @@ class Server:
             port.close()
         for port in self.ports:
             port.look(now)
+            with suppress(OSError):  # it may be gone by now
+                if net.mtu(port.interface) < self.options.mtu:
+                    self._tell_size(port, now)
         for name in self.options.interfaces or sorted(interface.name for interface in have):
             if all(port.interface.name != name for port in self.ports):
                 self._take_in(name, now)
@@ -307,49 +333,31 @@ class Server:
                 self.options.say(f"{names[index]}: {change}")
         for port in self.ports:
             port.tick(now)
-        if self._look is None:
-            if now >= self._look_at and (self._asked or self.index.missing):
-                self._asked = False
-                self._look = self._pool.submit(self._look_at_files, self.index)
-        elif self._look.done():
-            fresh, self._look = self._look.result(), None
-            self._look_at = now + max(CHECK_FILE_S, LOOK_PART * self._looked_for_s)
-            if fresh is not None:
-                self._renew(fresh, now)
-
-    def _look_at_files(self, index: Index) -> Index | None:
-        """A new index if anything changed; in a thread of its own."""
-        started = time.monotonic()
-        try:
-            return index.again() if index.looks_changed() else None
-        finally:
-            index.cache.flush()
-            self._looked_for_s = time.monotonic() - started
+        self.lookout.tick(now)
 
     def _renew(self, fresh: Index, now: float) -> None:
-        news = [line for line in fresh.skipped if line not in self.index.skipped]
-        self.index = fresh
-        self.cache.close_files()
-        self._asked = any(item.changed for item in fresh.items)
-        for line in news:
-            self.options.say(line)
+        for line in fresh.skipped:
+            if line not in self._said:
+                self.options.say(line)
+        self._said = fresh.skipped
+        self.cache.opened.close()
         self.share.set_offer(self._offer(), now)
         if not self.mld:
             for port in self.ports:
                 self.share.open_all(port.interface.index, now)
 
-    def _go_on(self, path: bytes, done: int, total: int) -> None:
+    def _go_on(self, path: bytes, done: int) -> None:
         """Called while files are read: ends the reading when the server is closed."""
         if self._closing:
             raise CancelledError
 
     def close(self) -> None:
         self._closing = True
-        self._pool.shutdown(cancel_futures=True)
+        self.lookout.close()
         for port in self.ports:
             port.close()
         self.ports = []
-        self.cache.close_files()
+        self.cache.opened.close()
         self._changes.close()
         self._poll.close()
 
@@ -363,11 +371,11 @@ class Server:
 
     def greeting(self) -> str:
         """What is shared, and where, in a line."""
-        names = [printable(name) for name, _ in self.index.given]
+        what = ", ".join(_shown(item) for item in self.lookout.index.items)
         where = ", ".join(port.interface.name for port in self.ports)
-        size = sum(item.tree.length for item in self.index.items if item.version)
+        size = sum(item.size for item in self.lookout.index.items)
         how = "while somebody listens" if self.mld else "all the time"
-        return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
+        return f"sharing {what} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``: bytes sent with IPv6 and UDP headers, in all and by kind of group."""
@@ -378,6 +386,15 @@ class Server:
             "read_bytes": self.cache.read_bytes,
             "drops": {port.interface.name: dict(port.drops()) for port in self.ports if port.listener},
         }
+
+
+def _shown(item: Item | PackItem) -> str:
+    """A name, and how many files there are in a folder."""
+    name = printable(item.name)
+    if isinstance(item, PackItem):
+        files = len(item.pack.entries.of_kind(Entry.FILE))
+        return f"{name} ({files} file{'s' * (files != 1)})"
+    return name
 
 
 @contextmanager
@@ -392,10 +409,10 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
 
 def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
     """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache)
+    index = Index(options.block_bytes, cache=options.cache, what=options.what)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
         options.say(line)
     for item in index.items:
-        yield f"{item.tree.root.hex()} {item.tree.length:>14} {printable(item.name)}"
+        yield f"{item.root.hex()} {item.size:>14} {_shown(item)}"

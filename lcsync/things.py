@@ -73,7 +73,7 @@ class Things:
             return
         here = self.destination.make_room(into, name, path) if into else None
         several = self.options.keep.hard_links and info.st_nlink > 1
-        if several and (first := self._linked.get(identity(info))) and self._link(first, into, name, here, shown):
+        if several and (first := self._linked.get(identity(info))) and self.link(first, into, name, here, shown):
             self._count(info)
             return
         if stat.S_ISREG(info.st_mode):
@@ -106,7 +106,7 @@ class Things:
 
     # --- other names ---
 
-    def _link(self, first: Linked, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> bool:
+    def link(self, first: Linked, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> bool:
         """Make another name of a file that was copied; False if that can't be."""
         with suppress(NoLink):
             if self._is_link(first, here):
@@ -163,6 +163,10 @@ class Things:
             info = os.fstat(fd)
             target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(info.st_mode) else b""
             entry = attributes.entry(info, path, keep, place(fd), target)
+        self.put(entry, into, name, here, shown)
+
+    def put(self, entry: Entry, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> None:
+        """Make what an entry describes, which is neither file nor folder; ``here`` is what has its name."""
         if into is not None and here is not None and self._same(entry, into, name, here):
             self._dress(entry, into, name, shown)
             return

@@ -19,6 +19,7 @@ from lcsync.files import Version
 from lcsync.index import Index
 from lcsync.job import Options
 from lcsync.local import sync
+from lcsync.manifest import decode
 from lcsync.merkle import Tree, hash_leaves
 
 BLOCK = 1024
@@ -340,19 +341,19 @@ def test_an_unchanged_share_is_not_read_again(tmp_path: Path, monkeypatch: pytes
         (top / f"link{i}").hardlink_to(top / "f4")
     old_file(top / "f5", noise(10))
 
-    def start() -> list[tuple[bytes, bytes, bytes | None]]:
+    def start() -> list[tuple[bytes, bytes]]:
         with TreeCache(str(tmp_path / "index")) as cache:
             index = Index(BLOCK, cache=cache)
-            index.add(b"x", bytes(top))
-            return [(item.name, item.tree.root, item.data) for item in index.items]
+            for path in sorted(top.iterdir()):
+                index.add(path.name.encode(), bytes(path))
+            return [(item.name, item.manifest(1376)) for item in index.items]
 
     first = start()
     monkeypatch.setattr(files, "open_source", None)
-    assert start() == first
+    assert [decode(each).root for _, each in start()] == [decode(each).root for _, each in first]
     monkeypatch.undo()
     changed = old_file(top / "f3", noise(2100, 77))
-    second = {name: root for name, root, _ in start()}
-    assert second[b"x/f3"] == tree_of(changed.read_bytes()).root
+    assert decode(dict(start())[b"f3"]).root == tree_of(changed.read_bytes()).root
 
 
 def test_a_local_sync_knows_what_it_found_equal(tmp_path: Path) -> None:
