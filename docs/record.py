@@ -114,7 +114,7 @@ def record(page: str, home: Path, server: str) -> str:
 
 def main() -> None:
     server = f"lcsync-{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix="tutorial-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tutorial-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         try:
             PAGE.write_text(record(PAGE.read_text(), home, server))
