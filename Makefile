@@ -72,6 +72,7 @@ wheel: .venv/made .venv/package  ## sdist and manylinux wheel in dist/
 	$(BIN)/python -m build --outdir build/wheel
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist
+	set -e; for wheel in dist/*abi3*.whl; do [ ! -e "$$wheel" ] || $(BIN)/abi3audit --strict "$$wheel"; done
 	$(BIN)/cibuildwheel --print-build-identifiers --platform linux > build/wheel/identifiers
 	grep -q musllinux_aarch64 build/wheel/identifiers
 
@@ -126,6 +127,7 @@ system:
 	touch $@
 
 .venv/built: .venv/made $(NATIVE)
+	rm -f lcsync/*.so
 	$(BIN)/pip install -q --no-build-isolation -e .
 	touch $@
 
