@@ -259,10 +259,9 @@ class FolderFetch:
         data = self.fetcher.options.cache.folder(info.st_dev, info.st_ino, self._block_bytes)
         if not data:
             return None
-        with suppress(ColumnError, ValueError, EntriesError, PackError):
+        with suppress(ColumnError, ValueError):
             state = State.from_bytes(data)
-            if state.layout.length or state.entries:  # both can be read
-                return state
+            return state if state.is_sound() else None
         return None
 
     def _is_as_left(self, state: State, root_fd: int) -> bool:
