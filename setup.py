@@ -13,7 +13,6 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-
 # one wheel for all CPythons from 3.11 on, whose limited API has buffers; it costs a sender 0.4 µs for 16 packets
 ABI3 = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030b0000")] if ABI3 else []
