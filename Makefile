@@ -135,5 +135,5 @@ system:
 EXTRA = import sys, importlib.metadata as m; marker = f'extra == \x22{sys.argv[1]}\x22'; \
 	print(*(r.split(';')[0].strip() for r in m.requires('lcsync') if marker in r))
 .venv/test .venv/lint .venv/fuzz .venv/docs .venv/package: pyproject.toml | .venv/built
-	$(BIN)/pip install -q $$($(BIN)/python -c "$(EXTRA)" $(@F))
+	$(BIN)/pip install -q $$($(BIN)/python -I -c "$(EXTRA)" $(@F))
 	touch $@
