@@ -71,7 +71,7 @@ lint: .venv/built .venv/lint  ## style, types, stubs of what is compiled, spelli
 	MYPYPATH=. $(BIN)/stubtest $(patsubst lcsync/%.pyx,lcsync.%,$(wildcard lcsync/_*.pyx)) \
 		--concise --ignore-disjoint-bases --allowlist tests/stubtest.allow
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint lcsync
-	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" | xargs $(BIN)/codespell
+	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" -e ^man/lcsync-protocol | xargs $(BIN)/codespell
 	@! git ls-files '*.py' '*.pyx' '*.pxd' '*.pyi' '*.h' '*.c' '*.fish' completions Makefile .ci/run | while read -r file; do \
 		head -n 2 "$$file" | grep -q SPDX-License-Identifier || echo "$$file: no SPDX line at its head"; done | grep .
 
