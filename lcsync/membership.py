@@ -8,8 +8,9 @@ because they speak MLDv1 (one answers for all) or because the tables are full. W
     leave        a known host is forgotten; when it was the last one, sending stops at once; but while others may be
                  there their time is lowered to LAST_LISTENER_S, and they have that long to say that they are
 
-Anybody can say leave in another's name. A host that is back within REJOIN_S of the leave that ended the sending may
-never have left: for DOUBTED_S its leaves of that group end nothing before it was asked, twice, and did not answer.
+Anybody can say leave in another's name. A receiver that never left joins anew after 2 s of silence: so a host that is
+back REJOIN_LEAST_S to REJOIN_S after the leave that ended the sending, or sooner RETURNS_MAX times in a row, may be a
+victim. For DOUBTED_S its leaves of that group end nothing before it was asked, twice, and did not answer.
 
 What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of our addresses among its sources::
 
@@ -53,12 +54,15 @@ from lcsync.const import (
     QUERY_INTERVAL_S,
     QUERY_RESPONSE_S,
     REFRESH_S,
+    REJOIN_LEAST_S,
     REJOIN_S,
+    RETURNS_MAX,
     ROBUSTNESS,
 )
 from lcsync.mld import UNSPECIFIED, Done, MldError, Query, Record, RecordType, Report, ReportV1, parse
 
 Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class GroupTable(Protocol):
@@ -101,7 +105,7 @@ class _Group:
     asked_at: float = -inf  # the last query after a leave
 
 
-def _remember(table: dict[Key, float], key: Key, value: float) -> None:
+def _remember(table: dict[Key, Value], key: Key, value: Value) -> None:
     """As the newest one; of too many, the oldest goes."""
     table.pop(key, None)
     table[key] = value
@@ -131,7 +135,8 @@ class Membership:
         self._started: Counter[bytes] = Counter()  # active groups by starter
         self._pairs = 0
         self._queries: dict[bytes, None] = {}  # an ordered set
-        self._left: dict[tuple[bytes, bytes], float] = {}  # when a host's leave ended a group, the oldest first
+        # when a host's leave ended a group, the oldest first, and how often it had come back soon after one
+        self._left: dict[tuple[bytes, bytes], tuple[float, int]] = {}
         self._doubted: dict[tuple[bytes, bytes], float] = {}  # whose leaves of a group may be forged, and until when
         self._querier_at = -inf
         self._response_s = QUERY_RESPONSE_S
@@ -256,8 +261,8 @@ class Membership:
         until = now + self.lifetime_s
         self._timer = min(self._timer, until)
         host = group.hosts.get(source)
-        if host is None and now < self._left.pop((address, source), -inf) + REJOIN_S:
-            _remember(self._doubted, (address, source), now + DOUBTED_S)
+        if host is None and (address, source) in self._left:
+            self._look_at_return(address, source, now)
         if host is not None:
             host.until = max(host.until, until)
             host.include = include
@@ -315,8 +320,20 @@ class Membership:
                 self._lower(address, group, now)
         elif not group.hosts:
             if known:
-                _remember(self._left, (address, source), now)
+                returns = self._left.get((address, source), (0.0, 0))[1]
+                _remember(self._left, (address, source), (now, returns))
             self._end(address, now)
+
+    def _look_at_return(self, address: bytes, source: bytes, now: float) -> None:
+        """A host joins a group that its leave had ended."""
+        left, returns = self._left[address, source]
+        if now >= left + REJOIN_S:
+            returns = 0
+        elif now >= left + REJOIN_LEAST_S or returns >= RETURNS_MAX:
+            _remember(self._doubted, (address, source), now + DOUBTED_S)
+        else:
+            returns += 1
+        self._left[address, source] = (left, returns)
 
     def _lower(self, address: bytes, group: _Group, now: float) -> None:
         lowered = now + LAST_LISTENER_S

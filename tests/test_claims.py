@@ -16,6 +16,7 @@ from lcsync._wire import Assembler
 from lcsync.claims import refusal
 from lcsync.download import Download
 from lcsync.lab import Lab
+from lcsync.rate import Layers
 from lcsync.receiver import Receiver
 
 MakeLab = Callable[..., Lab]
@@ -41,7 +42,7 @@ def test_a_segment_costs_no_more_than_is_reckoned() -> None:
         download = Download(b"large", root, length, 1 << 20, 1376)
         assert download.set_outline(outline)
         assembler = Assembler(2, const.SEGMENT_BYTES, const.SYMBOLS_MAX)
-        receiver = Receiver(assembler, 5, 8, 0)
+        receiver = Receiver(assembler, 5, Layers(8), 0)
         receiver.add(download)
         download.compare(None, _Nowhere(), None)
         receiver.compared(download)
@@ -67,7 +68,8 @@ def test_max_size(make_lab: MakeLab, tmp_path: Path, what: str) -> None:
     (tmp_path / "class").mkdir()
     for number in range(3):
         (tmp_path / "class" / f"{number}").write_bytes(content(5000))
-    name, size = ("class/0", 5000) if what == "file" else ("class", 15000)
+    # of a folder as it is laid out: in the second block stands what the first one has no room for
+    name, size = ("class/0", 5000) if what == "file" else ("class", 16384 + 5000)
     lab = make_lab(2)
     with sharing(lab.hosts[0], tmp_path / "class", "--mld"):
         got = fetch(lab.hosts[1], name, tmp_path / "to", "--timeout", "1", "--max-size", f"{size - 1}")

@@ -216,7 +216,7 @@ LIAR = """
             data[28:36] = rng.choice([rng.randbytes(8), b"\\xff" * 8, bytes(8)])  # SBN and ESI
         elif way == 5:
             data = bytearray(rng.randbytes(rng.randrange(1, 1500)))
-        else:
+        elif data:  # none is left of some that came back
             for _ in range(rng.choice([1, 3])):
                 data[rng.randrange(28, len(data)) if len(data) > 28 else 0] ^= 1 << rng.randrange(8)
         try:

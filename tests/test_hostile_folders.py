@@ -103,7 +103,7 @@ def test_manifests_that_claim_too_much(make_lab: MakeLab, tmp_path: Path) -> Non
     inside = Tree(1 << 44, BLOCK, np.zeros((1, 32), np.uint8))
     whole = describe_pack(tree_of(huge, LIST_BLOCK_BYTES), tree_of(b"", BLOCK), SYMBOL, 0o755, 0, 1, huge)
     whole = replace(whole, length=inside.length, leaves=None, outline=None)
-    payloads.append((whole.encode(), 10, "too many"))
+    payloads.append((whole.encode(), 10, "--max-memory"))
     for payload, code, words in payloads:
         with manifests(lab.hosts[0], b"class", payload):
             got = fetch(lab.hosts[1], "class", tmp_path, "--timeout", "2")

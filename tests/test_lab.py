@@ -253,7 +253,7 @@ def test_without_root() -> None:
         Path(folder).parent.chmod(0o711)
         package = Path(folder, "lcsync")
         package.mkdir()
-        for name in ("__init__", "const", "errors", "lab"):
+        for name in ("__init__", "const", "errors", "lab", "nearest"):
             shutil.copy(Path(lcsync.__file__).parent / f"{name}.py", package)
         for path in (Path(folder), package, *package.iterdir()):
             path.chmod(0o755)

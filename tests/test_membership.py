@@ -596,6 +596,20 @@ def test_a_host_that_comes_back_is_asked_before_it_is_let_go(link: Link) -> None
     assert link.active(now + 2 * LOWERED - 0.01) and not link.active(now + 2 * LOWERED)  # nobody answered
 
 
+def test_who_comes_and_goes_at_once_is_believed_for_some_time(link: Link) -> None:
+    """A program that is started again and again; somebody who forges both joins and leaves is not."""
+    for number in range(const.RETURNS_MAX):
+        link.says(A, TO_EX, number / 10)
+        link.says(A, TO_IN, number / 10 + 0.05)
+        assert not link.active(number / 10 + 0.05)
+    for number in range(const.RETURNS_MAX, const.RETURNS_MAX + 3):
+        link.says(A, TO_EX, number / 10)
+    link.says(A, TO_IN, number / 10 + 0.05)
+    link.says(A, TO_EX, number / 10 + 0.1)
+    link.says(A, TO_IN, number / 10 + 0.15)
+    assert link.active(number / 10 + 0.15)
+
+
 def test_who_leaves_for_good_is_believed_at_once(link: Link) -> None:
     link.says(A, TO_EX, 0.0)
     link.says(A, TO_IN, 1.0)
@@ -613,11 +627,11 @@ def test_who_leaves_for_good_is_believed_at_once(link: Link) -> None:
 def test_doubted_hosts_are_bounded_and_forgotten(link: Link) -> None:
     with limits(DOUBTED_MAX=4):
         for number in range(100):
-            for _ in range(2):
-                link.says(host(number), TO_EX, 10.0 * number)
-                link.says(host(number), TO_IN, 10.0 * number)
+            for later in (0.0, 2.0):
+                link.says(host(number), TO_EX, 10.0 * number + later)
+                link.says(host(number), TO_IN, 10.0 * number + later)
     assert len(link.members._doubted) == 4 >= len(link.members._left)
-    later = 990.0 + const.DOUBTED_S
+    later = 992.0 + const.DOUBTED_S
     link.says(host(99), TO_EX, later)
     link.says(host(99), TO_IN, later)
     assert not link.active(later)
@@ -653,7 +667,7 @@ def test_known_hosts_against_a_plain_model(actions: list[tuple[float, int, int, 
     """Where all hosts are known, the tracker is right at any time, both ways, and so is who is new."""
     link = Link(3)
     model: dict[tuple[int, int], tuple[float, str]] = {}  # (host, group): deadline and mode
-    left: dict[tuple[int, int], float] = {}  # when the leave of a host ended a group
+    left: dict[tuple[int, int], float] = {}  # when the leave of a host ended a group; so few never come back too often
     doubted: dict[tuple[int, int], float] = {}  # hosts in groups, until when
     others = [0.0] * 3  # until when somebody may be there whose leave is doubted
     now = 0.0
@@ -669,7 +683,7 @@ def test_known_hosts_against_a_plain_model(actions: list[tuple[float, int, int, 
             kind = {"join": TO_EX, "answer": IS_EX, "ssm join": ALLOW}[action]
             found = link.says(host(who), kind, now, (US,) if kind is ALLOW else (), group(which))
             expected = [] if key in model or (action == "answer" and now < others[which]) else [which]
-            if key not in model and now < left.pop(key, -math.inf) + const.REJOIN_S:
+            if key not in model and const.REJOIN_LEAST_S <= now - left.get(key, -math.inf) < const.REJOIN_S:
                 doubted[key] = now + const.DOUBTED_S
             any_source = kind is not ALLOW or mode == "any"
             model[key] = (now + MALI, "any" if any_source else "us")

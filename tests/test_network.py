@@ -55,7 +55,7 @@ def test_one_receiver(make_lab: MakeLab, tmp_path: Path, movie: Path) -> None:
         assert "movie.iso" in share.lines[-1] and "while somebody listens" in share.lines[-1]
         got = fetch(lab.hosts[1], "movie.iso", to, stats=tmp_path / "s").ok()
     assert files_below(to) == {"movie.iso": movie.read_bytes()}
-    assert len(got.lines) == 1 and got.lines[0].startswith("lcsync: movie.iso: ")
+    assert len(got.lines) == 2 and got.lines[0].startswith("lcsync: movie.iso: ")
     assert figures(tmp_path / "s")["lacking"] == movie.stat().st_size
     assert len(share.lines) == 2 and share.lines[1].startswith("lcsync: sent ")
 

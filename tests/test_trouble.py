@@ -102,4 +102,4 @@ def test_who_lost_nothing_says_nothing_of_it(make_lab: MakeLab, movie: Path, to:
     lab = make_lab(2)
     with sharing(lab.hosts[0], movie, "--mld", "--bwlimit", "25M"):
         got = fetch(lab.hosts[1], "movie.iso", to).ok()
-    assert len(got.lines) == 1 and "lost" not in got.lines[0]
+    assert len(got.lines) == 2 and "lost" not in got.lines[0] and "no loss" in got.lines[1]
