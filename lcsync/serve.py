@@ -105,6 +105,7 @@ class Server:
         self._changes = Changes()
         self._poll = select.epoll()
         self._closing = False
+        self._served: dict[str, list[bytes]] = {}  # by interfaces that went: groups with listeners, to be asked for
         self._hashed = Hashed(options.gauge)
         index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         self.lookout = Lookout(index)
@@ -211,7 +212,8 @@ class Server:
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
         names = [name for name, _ in self.lookout.index.given[:STARTUP_NAMES]]
-        port.start(membership, [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names], now)
+        asked = [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names]
+        port.start(membership, [*asked, *self._served.pop(port.interface.name, [])], now)
         if not self.mld:
             self.share.open_all(index, now)
         return tracker
@@ -344,6 +346,7 @@ class Server:
         for port in [port for port in self.ports if port.interface not in have]:
             self.options.say(f"{port.interface.name}: is gone")
             self.ports.remove(port)
+            self._served[port.interface.name] = list(self.share.ports[port.interface.index].streams)
             self.share.remove_port(port.interface.index)
             del self._senders[port.interface.index]
             if self._confined and port.listener and (sockets := port.listener.take_sockets()):
