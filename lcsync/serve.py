@@ -347,6 +347,8 @@ class Server:
             self.options.say(f"{port.interface.name}: is gone")
             self.ports.remove(port)
             self._served[port.interface.name] = list(self.share.ports[port.interface.index].streams)
+            if len(self._served) > SPARE_LISTENERS:  # names that never come back
+                del self._served[next(iter(self._served))]
             self.share.remove_port(port.interface.index)
             del self._senders[port.interface.index]
             if self._confined and port.listener and (sockets := port.listener.take_sockets()):
