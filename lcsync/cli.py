@@ -171,7 +171,7 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
-    from lcsync import link, serve
+    from lcsync import key, keyfiles, link, serve
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
@@ -191,6 +191,8 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
+        key=key.of_options(args),
+        signing=keyfiles.signing_key(args.sign) if args.sign else None,
         verbose=args.verbose,
         say=say,
     )
@@ -209,13 +211,50 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
             _write_stats(args, server.stats())
 
 
+def _share_key(args: argparse.Namespace) -> bytes:
+    from lcsync import key
+
+    return key.of_options(args)
+
+
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     """Join the name's group: before anything heavy is imported."""
     from lcsync import net
     from lcsync.names import NameListener
 
-    name = _network_name(arg)
-    return NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port)
+    name, content = _network_name(arg), _content(arg)
+    return NameListener(
+        name,
+        net.interfaces(args.interface),
+        const.SCOPES[args.scope],
+        args.port,
+        content=content,
+        key=args.key,
+        trust=None if content else _trust(args),
+    )
+
+
+def _content(arg: str) -> bytes:
+    """The root that ``b2s:ROOT`` means; empty if it is a name."""
+    try:
+        root = bytes.fromhex(arg[len(const.CONTENT_PREFIX) :]) if arg.startswith(const.CONTENT_PREFIX) else b""
+    except ValueError:
+        root = b""
+    return root if len(root) == const.HASH_BYTES else b""
+
+
+def _trust(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """What is asked of manifests; None if there is neither key nor --trust."""
+    from lcsync import accepted, keyfiles, trust
+
+    if not args.key and not args.trust:
+        if args.allow_older:
+            raise UsageError(reason="--allow-older: without --trust or a key any version is taken; leave it out")
+        return None
+    from lcsync.cache import default_path
+
+    beside = os.path.join(os.path.dirname(args.index or default_path()), accepted.FILE)
+    return trust.Trust(keyfiles.trusted(args.trust), args.key, accepted.Accepted(beside), args.allow_older)
 
 
 def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
@@ -228,6 +267,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         memory_bytes=args.max_memory,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
+        key=args.key,
         preserve=args.perms or args.archive,
         dry_run=args.dry_run,
         verbose=args.verbose,
@@ -237,6 +277,7 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
 
 
 def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
+    args.key = _share_key(args)
     with _names(args, source) as names, _index(args) as cache:
         from lcsync import fetch
         from lcsync.progress import Progress
@@ -256,6 +297,7 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
 def _describe(args: argparse.Namespace, arg: str) -> int:
     if os.path.lexists(arg) and not args.remote:
         _say(args)(f"to share it: lcsync {shlex.quote('./' + arg)}")
+    args.key = _share_key(args)
     with _names(args, arg) as names:
         from lcsync import fetch
 
@@ -354,6 +396,10 @@ def run(argv: Sequence[str]) -> int:
             from lcsync import doctor
 
             return doctor.main(argv[1:])
+        if argv[0] == "key":
+            from lcsync import key
+
+            return key.main(argv[1:])
         raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
     args = parser().parse_intermixed_args(["--hex" if arg == "-hex" else arg for arg in argv])
     args.quiet = args.quiet or args.loglevel == "error"

@@ -53,6 +53,7 @@ class Options:
     timeout_s: float
     memory_bytes: int = MEMORY_BYTES
     root: bytes | None = None
+    key: bytes = field(default=b"", repr=False)
     preserve: bool = False
     dry_run: bool = False
     cache: TreeCache = field(default_factory=lambda: TreeCache(None))
@@ -228,7 +229,7 @@ class Fetcher:
         rows = max(least, min((options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes, ROWS_MAX))
         self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
         self.receiver = Receiver(
-            self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None
+            self.assembler, options.scope, options.channels, rows, options.say if options.verbose else None, options.key
         )
         self._jobs: list[_Job] = []
         self._started = self._progress_at = time.monotonic()

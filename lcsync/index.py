@@ -41,9 +41,11 @@ class Item:
         """The content, if it is so short that it travels in the manifest."""
         return self.data if self.tree.length <= INLINE_BYTES_MAX else None
 
-    def manifest(self, symbol_bytes: int) -> bytes:
-        """The packet that describes the name."""
-        return describe(self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline).encode()
+    def manifest(self, symbol_bytes: int, spare: int = 0) -> bytes:
+        """The packet that describes the name, with ``spare`` bytes left for a signature."""
+        return describe(
+            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline, spare
+        ).encode()
 
     def is_still(self, path: bytes, version: files.Version) -> bool:
         """Whether this is the file that has this version now, with the content that was hashed."""

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
 from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
-from lcsync.errors import NobodyShares, NoMulticast, WrongContent
+from lcsync.errors import NobodyShares, NoMulticast, Untrusted, WrongContent
 from lcsync.group import Kind
 from lcsync.paths import printable
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from lcsync._crypt import Opener
     from lcsync.manifest import Manifest
+    from lcsync.trust import Trust
 
 
 class Heard(NamedTuple):
@@ -30,14 +32,33 @@ class Heard(NamedTuple):
 
 
 class NameListener:
-    """Joined to the group of ``name`` on every one of ``interfaces``; ``drops`` counts bad packets by reason."""
+    """Joined to the group of ``name`` on every one of ``interfaces``; ``drops`` counts bad packets by reason.
 
-    def __init__(self, name: bytes, interfaces: Sequence[net.Interface], scope: int, port: int) -> None:
+    With a root as ``content`` to the group of that, whatever its name is: only a file with this root is taken. With a
+    share ``key`` only packets that are sealed by it are anything; ``trust`` says which manifests are taken.
+    """
+
+    def __init__(
+        self,
+        name: bytes,
+        interfaces: Sequence[net.Interface],
+        scope: int,
+        port: int,
+        *,
+        content: bytes = b"",
+        key: bytes = b"",
+        trust: Trust | None = None,
+    ) -> None:
         self.name = name
+        self.content = content
+        self.refused: dict[str, str] = {}  # why manifests were not taken, and who sent them
+        self._key, self._trust = key, trust
+        self._opener: Opener | None = None
         self.port = port
         self.interfaces = {interface.index: interface for interface in interfaces}
-        self._group = group.address(group.group_id(Kind.NAME, 0, name), scope)
-        self._toi = group.toi(Kind.NAME, 0, name)
+        what = (Kind.CONTENT, 0, content) if content else (Kind.NAME, 0, name)
+        self._group = group.address(group.group_id(*what, key), scope)
+        self._toi = group.toi(*what, key)
         self._silent_since = time.monotonic()
         self._step = 0
         self._other_roots: set[bytes] = set()
@@ -67,6 +88,8 @@ class NameListener:
             select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
             for heard in self.poll():
                 if root is None or heard.manifest.root == root:
+                    if self._trust:
+                        self._trust.accept(self.name, heard.manifest)
                     return heard
                 other = heard
         if other is not None:
@@ -74,6 +97,8 @@ class NameListener:
                 reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "
                 f"{other.manifest.root.hex()}; was it changed? leave out --root to take it"
             )
+        for why, sender in self.refused.items():
+            raise Untrusted(name=printable(self.name), sender=sender, why=why)
         raise NobodyShares(name=printable(self.name), timeout_s=timeout_s, port=self.port)
 
     def _next_join(self) -> float:
@@ -104,13 +129,40 @@ class NameListener:
         self.drops = self.drops if self.drops is not None else Counter()
         try:
             _, run, toi, sbn, esi = _wire.parse(packet)
-            if toi != self._toi or sbn or esi:
+            if toi != self._toi or (not self._key and (sbn or esi)):
                 raise ValueError("foreign-toi")
-            found = manifest.decode(packet[_wire.HEADER_BYTES :])
+            payload = self._open(packet)[_wire.HEADER_BYTES :]
+            found = manifest.decode(payload)
+            if self.content:
+                self._check_content(found)
         except (ValueError, manifest.ManifestError) as error:
             self.drops[str(error)] += 1
             return None
+        if self._trust and (why := self._trust.refusal(self.name, payload, found)):
+            self.drops["untrusted"] += 1
+            if len(self.refused) < OTHER_ROOTS_MAX:
+                self.refused[why] = sender
+            return None
         return Heard(found, sender, run, self.interfaces.get(ifindex) or next(iter(self.interfaces.values())))
+
+    def _open(self, packet: bytes) -> bytes:
+        """A packet in plain; ValueError if it is not sealed by our key."""
+        if not self._key:
+            return packet
+        if self._opener is None:
+            from lcsync._crypt import Opener
+
+            self._opener = Opener(self._key)
+        return self._opener.open(packet)
+
+    def _check_content(self, found: Manifest) -> None:
+        """A manifest that was asked for by its root: it has that, and proves what it says of length and blocks."""
+        from lcsync.manifest import Content, ManifestError
+
+        if found.root != self.content or not found.proves_geometry:
+            raise ManifestError("root")
+        if found.kind is not Content.FILE:
+            raise WrongContent(reason=f"{printable(self.name)}: is a folder's root; fetch folders by their names")
 
     def is_news(self, root: bytes) -> bool:
         """Whether another content under our name is to be reported: once each, and not without end."""

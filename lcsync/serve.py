@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
 
 from lcsync import _udp, group, net
 from lcsync.cache import TreeCache
@@ -36,6 +36,7 @@ from lcsync.group import Kind
 from lcsync.index import Index
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener
+from lcsync.manifest import SIGNATURE_ROOM
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
@@ -46,6 +47,11 @@ from lcsync.text import human_bytes
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from lcsync.sign import Signer
 
 CURE = (
     "sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps=+net_raw --ambient-caps=+net_raw lcsync …"
@@ -70,6 +76,8 @@ class Options:
     mld: bool | None = None  # None: where the listener may be opened
     listener: str = "both"
     role: Role = ROLE
+    key: bytes = field(default=b"", repr=False)
+    signing: Ed25519PrivateKey | None = field(default=None, repr=False)
     cache: TreeCache | None = None
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
@@ -94,6 +102,7 @@ class Server:
         self._looked_for_s = 0.0  # how long the last look at the files took
         self._asked = False  # a manifest was asked for since then
         self._closing = False
+        self.signer: Signer | None = None
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -114,6 +123,10 @@ class Server:
             self.index.add(name, path)
         for line in self.index.skipped:
             self.options.say(line)
+        if options.signing:
+            from lcsync.sign import Signer
+
+            self.signer = Signer(options.signing)
         now = time.monotonic()
         self.share = Share(
             self._offer(),
@@ -122,6 +135,7 @@ class Server:
             options.bwlimit_bps,
             options.delay_s,
             Gate(options.min_receivers, options.max_wait_s) if self.mld else Gate(),
+            options.key,
         )
         if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
             self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
@@ -168,8 +182,8 @@ class Server:
         membership = Membership(self.share.table, tracker, now)
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
-        names = [name for name, _ in self.index.given[:STARTUP_NAMES]]
-        port.start(membership, [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names], now)
+        ids = [group.group_id(Kind.NAME, 0, name, self.share.key) for name, _ in self.index.given[:STARTUP_NAMES]]
+        port.start(membership, [group.address(each, scope) for each in ids], now)
         if not self.mld:
             self.share.open_all(index, now)
         return tracker
@@ -183,14 +197,18 @@ class Server:
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
             self._asked = True
-            return None if item.looks_changed() else item.manifest(symbol)
+            if item.looks_changed():
+                return None
+            if self.signer:
+                return self.signer.sign(item.name, item.manifest(symbol, SIGNATURE_ROOM))
+            return item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
             data = self.cache.load(by_tree[tree], segment)
             self._asked = self._asked or data is None
             return data
 
-        return Offer([item.name for item in items], big, manifest, load, symbol)
+        return Offer([item.name for item in items], big, manifest, load, symbol, [item.tree.root for item in items])
 
     # --- the loop ---
 

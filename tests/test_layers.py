@@ -13,12 +13,13 @@ import lcsync
 ROWS = (
     "const errors text finding simd",
     "merkle _blake2s paths keys filters",
-    "group table wire manifest listing pack columns entries singles fountain _xor _wire",
+    "group table wire manifest listing pack columns entries singles fountain _xor _wire _crypt sign",
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download plan rate reuse share",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
-    "lab scan contents packstore packing present thresholds",
-    "link serve names fetch progress job space update destination things local demo probe doctor tune measure plot",
+    "lab scan contents packstore packing present thresholds keyfiles accepted",
+    "link serve key trust names fetch progress job space update destination things local demo probe doctor tune "
+    "measure plot",
     "options cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
