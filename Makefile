@@ -39,7 +39,7 @@ fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
 	$(BIN)/python tests/fuzz/fuzz_mld.py -max_total_time=$(FUZZ_S) -artifact_prefix=build/fuzz/ build/fuzz tests/fuzz/mld
 
 bench: .venv/built  ## every benchmark, one after the other, in short; BENCH= for all of each, which takes hours
-	set -e; for name in hashing diff start local_sync trackers fountain simulate sender network scenarios; do \
+	set -e; for name in hashing diff start local_sync trackers fountain cipher simulate sender network scenarios; do \
 		$(PRIVATE) $(BIN)/python benchmarks/$$name.py $(BENCH); done
 
 asan: .venv/built .venv/test  ## the hash kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from hashlib import blake2s, scrypt
+from pathlib import Path
 
 import memory
 import pytest
@@ -73,6 +74,8 @@ def test_a_sealed_packet_by_its_definition() -> None:
     numbers = blake2s(stream + b"hello", key=KEY, person=b"lcs-nonc", digest_size=8).digest()
     assert packet[:36] == bytes.fromhex("10f00780") + (7).to_bytes(4, "big") + stream + numbers
     assert Opener(KEY).open(packet) == packet[:36] + b"hello"
+    told = Path(__file__).parent.parent / "docs" / "protocol.md"
+    assert packet.hex() in "".join(line.strip() for line in told.read_text().splitlines())  # the vector there
 
 
 def test_a_batch_is_sealed_symbol_by_symbol() -> None:
