@@ -6,7 +6,7 @@ from lcsync._wire import Assembler, Batch, Geometry
 
 KERNELS: tuple[str, ...]
 NAMES: list[str]
-VISIT_SYMBOLS: int
+MADE_SYMBOLS_MAX: int
 
 _Bytes = bytes | bytearray | memoryview | NDArray[np.uint8]
 

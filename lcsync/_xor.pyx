@@ -67,7 +67,7 @@ cdef extern from "_fountain.h" nogil:
 
 NAMES = [xor_kernels[i].name.decode() for i in range(XOR_KERNELS)]
 KERNELS = tuple(name for name in NAMES if simd_runs(name.encode()))
-VISIT_SYMBOLS = XOR_OUTPUTS  # made at a time
+MADE_SYMBOLS_MAX = 8 * XOR_OUTPUTS  # by one call; the data is passed over once for XOR_OUTPUTS
 cdef const xor_kernel *chosen = NULL
 
 
@@ -103,7 +103,7 @@ cdef uint32_t symbols_of(Geometry shape, uint32_t index, Py_ssize_t size) except
 
 
 cdef int check_run(uint32_t symbols, uint64_t esi, uint64_t count) except -1:
-    if not 1 <= count <= XOR_OUTPUTS or esi < symbols or esi + count > 1 << 32:
+    if not 1 <= count <= MADE_SYMBOLS_MAX or esi < symbols or esi + count > 1 << 32:
         raise ValueError("repair: no such symbols")
     return 0
 
@@ -121,7 +121,7 @@ def coefficients(bytes seed not None, uint32_t esi, uint32_t symbols):
 
 def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None, const uint8_t[::1] segment not None,
                    uint64_t esi, uint32_t count, str kernel=None):
-    """Symbols ``esi … esi + count`` (at most VISIT_SYMBOLS) of segment ``index``, whose data is ``segment``: bytes,
+    """Symbols ``esi … esi + count`` (at most MADE_SYMBOLS_MAX) of segment ``index``, whose data is ``segment``: bytes,
     T for each symbol. ValueError for sizes and numbers that don't fit, NoKernel."""
     cdef const xor_kernel *k = choose(kernel)
     cdef const uint8_t *s = seed_of(seed)
@@ -129,8 +129,15 @@ def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None,
     check_run(symbols_of(shape, index, segment.shape[0]), esi, count)
     out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>count * shape.g.symbol_bytes)
     cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(out)
+    cdef uint32_t now, done = 0
     with nogil:
-        made = make_repair(k, &shape.g, &segment[0], segment.shape[0], s, esi, count, to)
+        while done < count:
+            now = min(count - done, <uint32_t>XOR_OUTPUTS)
+            made = make_repair(k, &shape.g, &segment[0], segment.shape[0], s, esi + done, now,
+                               to + <size_t>done * shape.g.symbol_bytes)
+            if not made:
+                break
+            done += now
     if not made:
         raise MemoryError
     return out

@@ -68,9 +68,10 @@ ACCEPTED_MAX = 1 << 16  # names of which the last serial is kept; the longest un
 
 # --- repair code (docs/protocol.md, "Repair code") ---
 ESIS = 1 << 32  # encoding symbol IDs have 32 bits; those from the number of source symbols on are repair symbols
-REPAIR_MADE_SYMBOLS = 32  # of one segment at a time: to read it for one costs more than to make 20
+REPAIR_MADE_SYMBOLS = 96  # of one segment at a time: to read and hash it costs as much as to make them
+REPAIR_MADE_SYMBOLS_LOW = 32  # where many segments take turns
 REPAIR_VISIT_SYMBOLS = 16  # sent of one segment before the next one's turn: half of them are too many at the end
-REPAIR_AHEAD_MAX = 1024  # segments of which symbols are made and not yet sent: 23 MiB at a T of 1376
+REPAIR_AHEAD_BYTES = 32 << 20  # of symbols that are made and not yet sent: of 128 segments at first, then of 760 in all
 REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons with; 1.6 on average
 
 # --- rates and times, seconds and bits per second ---
@@ -89,6 +90,9 @@ ROUND_S = 0.5  # a second round takes at least so long: for a host that died the
 SLOW_START_S = 0.05  # in which a slow start doubles the rate: what is sent in vain stays a third of what was sent
 SLOW_START_SYMBOLS = 500  # a second, to begin with
 SLOW_START_PART = 0.5  # or so many times the symbols of the group: 1 % of them in the time of a leave
+SPARE_SYMBOLS = 4  # repair symbols that a round of hashes ends with: one restores a lost one every other time
+SPARE_DIVISOR = 8  # and one more for so many of the round
+SOON_SYMBOLS = 16  # after the rest, so many and one for each of the round come at the first rate of a slow start
 SILENCE_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # a silent group is left and joined again after these
 PLAN_S = 1.0  # a receiver looks so often whether other groups would cost less now; at once when anything changed
 CROWDED_PACKETS = 256  # of a source group, between two looks at what comes twice

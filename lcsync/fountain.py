@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from lcsync import _xor
 from lcsync._wire import Batch, Geometry
-from lcsync.const import ESIS, REPAIR_AHEAD_MAX, REPAIR_MADE_SYMBOLS
+from lcsync.const import ESIS, REPAIR_AHEAD_BYTES, REPAIR_MADE_SYMBOLS, REPAIR_MADE_SYMBOLS_LOW
 
 
 class Counter:
@@ -35,8 +35,8 @@ class Counter:
 class Made:
     """Repair symbols of one segment, made at once and sent in parts.
 
-    To make 32 takes not much longer than to make one (75 us and 49 us, AMD EPYC of family 25 model 17), while a group's
-    rate often allows but a few packets at a time.
+    To make 32 takes not much longer than to make one (75 us and 49 us, AMD EPYC of family 25 model 17), and to read and
+    hash the segment before it longer than both, while a group's rate often allows but a few packets at a time.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Made:
         count: int = REPAIR_MADE_SYMBOLS,
     ) -> None:
         self.left = count
+        self.bytes = count * shape.symbol_bytes
         self._next = esi
         self._symbol_bytes = shape.symbol_bytes
         self._made = memoryview(_xor.repair_symbols(shape, index, seed, segment, esi, count))
@@ -67,28 +68,35 @@ class Made:
 class Fountain:
     """The repair symbols of a run: their numbers, and those that are made and not yet sent.
 
-    A segment is read and hashed for each making, so what a visit leaves over is kept for the next one; of too many,
-    the ones that were not touched for longest go.
+    A segment is read and hashed for each making, so what a visit leaves over is kept for the next one, up to
+    ``ahead_bytes`` in all; then those go that were not touched for longest, and fewer are made at a time before that.
     """
 
-    def __init__(self, start: int, ahead_max: int = REPAIR_AHEAD_MAX) -> None:
+    def __init__(self, start: int, ahead_bytes: int = REPAIR_AHEAD_BYTES) -> None:
         self.counter = Counter(start)
+        self.held_bytes = 0
         self._ahead: OrderedDict[tuple[bytes, int], Made] = OrderedDict()  # by TOI and segment of the object
-        self._ahead_max = ahead_max
+        self._ahead_bytes = ahead_bytes
 
     def ahead(self, toi: bytes, index: int) -> Made | None:
         """What was made of the segment before. (Not by the seed: hashes and content of one segment have the same.)"""
-        return self._ahead.pop((toi, index), None)
+        made = self._ahead.pop((toi, index), None)
+        if made is not None:
+            self.held_bytes -= made.bytes
+        return made
 
     def make(self, shape: Geometry, index: int, seed: bytes, segment: bytes | bytearray | memoryview) -> Made:
         """Fresh symbols of a segment, no more than are of use for a short one."""
         symbols = shape.symbols(index)
-        count = min(REPAIR_MADE_SYMBOLS, symbols)
+        most = REPAIR_MADE_SYMBOLS if self.held_bytes < self._ahead_bytes // 2 else REPAIR_MADE_SYMBOLS_LOW
+        count = min(most, symbols)
         return Made(shape, index, seed, segment, self.counter.take(symbols, count), count)
 
     def keep(self, toi: bytes, index: int, made: Made) -> None:
         """Keep what is left over for another visit."""
-        if made.left:
-            self._ahead[toi, index] = made
-            if len(self._ahead) > self._ahead_max:
-                self._ahead.popitem(last=False)
+        if not made.left:
+            return
+        self._ahead[toi, index] = made
+        self.held_bytes += made.bytes
+        while self.held_bytes > self._ahead_bytes:
+            self.held_bytes -= self._ahead.popitem(last=False)[1].bytes

@@ -16,6 +16,9 @@ from lcsync.const import (
     SLOW_START_PART,
     SLOW_START_S,
     SLOW_START_SYMBOLS,
+    SOON_SYMBOLS,
+    SPARE_DIVISOR,
+    SPARE_SYMBOLS,
 )
 from lcsync.fountain import Fountain
 
@@ -85,14 +88,16 @@ class NameStream(Stream):
 
 class SlowStart:
     """The rate of what is sent though nobody may want it any more: low at first, for a leave takes its time, and
-    doubled again and again while somebody stays.
+    doubled again and again while somebody stays, up to ``most_bps``.
 
     ``symbols``: those of the group; it begins with a part of them, so that what is sent in vain is a small part, too.
+    The first rate, which is no more than ``rate_bps``, holds for ``soon_s`` even where ``most_bps`` is less.
     """
 
-    def __init__(self, symbols: int, packet_bits: int, most_bps: float) -> None:
-        self._first_bps = max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits
+    def __init__(self, symbols: int, packet_bits: int, rate_bps: float, most_bps: float, soon_s: float) -> None:
+        self._first_bps = min(rate_bps, max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits)
         self._most_bps = most_bps
+        self._soon_s = soon_s
         self._since = 0.0
 
     def begin(self, now: float) -> float:
@@ -100,6 +105,8 @@ class SlowStart:
         return self.rate_bps(now)
 
     def rate_bps(self, now: float) -> float:
+        if now - self._since < self._soon_s:
+            return self._first_bps
         doubled = min(max(0.0, now - self._since) / SLOW_START_S, DOUBLED_MAX)
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
@@ -146,63 +153,74 @@ class SymbolStream(Stream):
         self.repair = repair
         # all segments are full but the last one of an object
         self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
-        self.left = 0  # packets until all who listen have been sent a whole round
+        self.left = 0  # packets until all who listen have been sent a whole round, and what follows it at once
         self.sbn, self.esi = at % count, 0
         self._source = source
         self._most_bps = rate_bps
         slow_bps = min(rate_bps, self.round * packet_bits / ROUND_S) if source else rate_bps
-        self._slow = SlowStart(self.round, packet_bits, slow_bps)
+        # what follows waits for hashes: who lost a part of them gets more at once, and of a short list, too, soon
+        self._spare = self.round // SPARE_DIVISOR + SPARE_SYMBOLS if source and repair else 0
+        soon_s = (self.round + SOON_SYMBOLS) / SLOW_START_SYMBOLS if source and repair else 0.0
+        self._slow = SlowStart(self.round, packet_bits, rate_bps, slow_bps, soon_s)
         self._visited = 0  # repair symbols sent in this visit
 
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
             if not self.left:  # what the slow start owes is no reason to wait
                 self.free_at = min(self.free_at, now)
-            self.left = self.round
+            self.left = self.round + self._spare
             self.rate_bps = self._most_bps
         elif not running:
             self.rate_bps = self._slow.begin(now)
         return self._source
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
-        if self.left:
-            return self._fill_source(batch, limit, now)
-        self.rate_bps = self._slow.rate_bps(now)
-        if self.repair is None:
-            return self._fill_source(batch, limit, now)
-        return self._fill_repair(self.repair, batch, limit, now)
-
-    def _fill_source(self, batch: Batch, limit: int, now: float) -> float:
-        segment = self.first + self.sbn
-        data = self.load(segment)
-        if data is None:
+        if not self.left:
+            self.rate_bps = self._slow.rate_bps(now)
+        before = self.cci
+        if self.repair is None or self.left > self._spare:
+            gone = self._fill_source(batch, limit)
+        else:
+            gone = self._fill_repair(self.repair, batch, limit)
+        if gone:
             return inf
-        total = self.geometry.symbols(segment)
-        count = min(limit, total - self.esi)
-        batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-        self._count(count)
-        self.esi += count
-        if self.esi == total:
-            self._next_segment()
         if self.left:
-            self.left = max(0, self.left - count)
+            self.left = max(0, self.left - (self.cci - before & 0xFFFFFFFF))
             if not self.left:
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S
         return now
 
+    def _fill_source(self, batch: Batch, limit: int) -> bool:
+        """True if the content is gone."""
+        segment = self.first + self.sbn
+        data = self.load(segment)
+        if data is None:
+            return True
+        total = self.geometry.symbols(segment)
+        count = min(limit, total - self.esi)
+        if self.left:
+            count = min(count, self.left - self._spare)
+        batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
+        self._count(count)
+        self.esi += count
+        if self.esi == total:
+            self._next_segment()
+        return False
+
     def _next_segment(self) -> None:
         self.esi = self._visited = 0
         self.sbn = (self.sbn + 1) % self.count
 
-    def _fill_repair(self, repair: Repair, batch: Batch, limit: int, now: float) -> float:
+    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> bool:
+        """True if the content is gone."""
         segment = self.first + self.sbn
         visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
         made = repair.fountain.ahead(self.toi, segment)
         if made is None:
             data = self.load(segment)
             if data is None:
-                return inf
+                return True
             made = repair.fountain.make(self.geometry, segment, repair.seed(segment), data)
         count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
         repair.fountain.keep(self.toi, segment, made)
@@ -210,4 +228,4 @@ class SymbolStream(Stream):
         self._visited += count
         if self._visited >= visit:
             self._next_segment()
-        return now
+        return False

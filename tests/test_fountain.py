@@ -22,7 +22,7 @@ from lcsync import _blake2s, _xor, simd
 from lcsync._wire import BATCH_PACKETS, HEADER_BYTES, Batch, Geometry, parse
 from lcsync.const import ESIS, REPAIR_MADE_SYMBOLS, SEGMENT_BYTES, SYMBOLS_MAX
 from lcsync.errors import NoKernel
-from lcsync.fountain import Counter, Made
+from lcsync.fountain import Counter, Fountain, Made
 from lcsync.wire import hashes_geometry, source_geometry
 
 SEED = bytes(range(32))
@@ -187,7 +187,7 @@ def test_nothing_missing_needs_nothing() -> None:
 def test_a_visit_is_sent_in_parts() -> None:
     shape, toi = SHAPES["full"], bytes(range(14))
     segment = content(shape)
-    visit = Made(shape, 1, SEED, segment, 5000)
+    visit = Made(shape, 1, SEED, segment, 5000, 32)
     packets = []
     for count, cci in ((1, 9), (20, 10), (0, 30), (20, 30)):
         batch = Batch(shape.symbol_bytes)
@@ -218,7 +218,7 @@ def test_a_batch_takes_what_fits() -> None:
     ("size", "esi", "count", "seed"),
     [
         *[(8191, 60, 1, SEED), (8193, 60, 1, SEED), (0, 60, 1, SEED), (8192, 55, 1, SEED), (8192, 60, 0, SEED)],
-        *[(8192, 60, 33, SEED), (8192, ESIS - 1, 2, SEED), (8192, 60, 1, SEED[1:])],
+        *[(8192, 60, 257, SEED), (8192, ESIS - 1, 2, SEED), (8192, 60, 1, SEED[1:])],
     ],
 )
 def test_refuses_to_make(size: int, esi: int, count: int, seed: bytes) -> None:
@@ -329,6 +329,33 @@ def test_counter_refuses() -> None:
             Counter(0).take(symbols, count)
 
 
+def test_many_at_once_are_the_same() -> None:
+    shape = SHAPES["full"]
+    segment = content(shape)
+    each = [_xor.repair_symbols(shape, 0, SEED, segment, 5000 + i, 1) for i in range(70)]
+    assert _xor.repair_symbols(shape, 0, SEED, segment, 5000, 70) == b"".join(each)
+    with pytest.raises(ValueError, match="no such symbols"):
+        _xor.repair_symbols(shape, 0, SEED, segment, 5000, _xor.MADE_SYMBOLS_MAX + 1)
+
+
+def test_what_is_kept_ahead_is_bounded() -> None:
+    """Each segment takes its turn, of however many groups; the longest untouched go, and what goes is not sent."""
+    shape, fountain, toi = SHAPES["full"], Fountain(5000, 20 * 96 * 1376), bytes(14)
+    segment, batch, sent = content(shape), Batch(1376), set()
+    for index in [*range(3)] * 3:
+        batch.clear()
+        for channel in range(20):
+            name = bytes((channel,)) + toi[1:]
+            made = fountain.ahead(name, index) or fountain.make(shape, index, SEED, segment)
+            made.pack(batch, 16, 0, 1, name, index)
+            fountain.keep(name, index, made)
+            assert fountain.held_bytes <= 20 * 96 * 1376
+        esis = [parse(packet)[4] for packet in batch.packets()]
+        assert len(esis) == 20 * 16
+        assert sent.isdisjoint(esis)
+        sent.update(esis)
+
+
 def test_many_threads() -> None:
     shape = SHAPES["full"]
     segment = content(shape)
@@ -353,7 +380,7 @@ def test_the_environment_forces_a_kernel(kernel: str) -> None:
 
 def test_kernels() -> None:
     assert _xor.KERNELS[-1] == "portable"
-    assert _xor.VISIT_SYMBOLS == REPAIR_MADE_SYMBOLS
+    assert _xor.MADE_SYMBOLS_MAX >= REPAIR_MADE_SYMBOLS
     assert in_fresh_interpreter("", "from lcsync import _xor; print(_xor.kernel())") == _xor.KERNELS[0]
     code = "from lcsync import _xor, errors\ntry: _xor.kernel()\nexcept errors.NoKernel as error: print(error)"
     expected = f"LCSYNC_SIMD=mmx: no such instruction set here (have: {', '.join(_xor.KERNELS)})"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync._wire import Batch, Geometry, parse
-from lcsync.const import NAME_INTERVALS_S, REST_S, ROUND_S, SLOW_START_SYMBOLS
+from lcsync.const import NAME_INTERVALS_S, REST_S, ROUND_S, SLOW_START_SYMBOLS, SPARE_DIVISOR, SPARE_SYMBOLS
 from lcsync.fountain import Fountain
 from lcsync.scheduler import Scheduler
 from lcsync.sender import NameStream, Repair, Stream, SymbolStream
@@ -385,3 +385,26 @@ def test_packet_numbers_wrap() -> None:
     stream.fill(batch, 5, 0.0)
     stream.fill(batch, 1, 0.0)
     assert [parse(packet)[0] for packet in batch.packets()] == [2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1, 2]
+
+
+def test_a_round_of_hashes_ends_with_repair_symbols_and_more_come_soon() -> None:
+    """Who lost a part of a short list does not wait for the half second that a round of it may take."""
+    stream = symbol_stream(repair=True)
+    stream.restart(0.0, False)
+    spare = SPARE_SYMBOLS + 25 // SPARE_DIVISOR
+    seen = filled(stream, 25 + spare, 5, now=1.0)
+    assert [p[3:] for p in seen[:25]] == SYMBOLS
+    assert all(esi >= 10 for *_, esi in seen[25 : 25 + spare])
+    assert stream.left == 0
+    assert stream.rate_bps == SLOW_START_SYMBOLS * SMALL_BITS
+    filled(stream, 1, 1, now=1.0 + REST_S + 25 / SLOW_START_SYMBOLS)
+    assert stream.rate_bps == SLOW_START_SYMBOLS * SMALL_BITS
+    filled(stream, 1, 1, now=2.0)
+    assert stream.rate_bps == 25 * SMALL_BITS / ROUND_S, "for a host that died it is little"
+
+
+def test_a_slow_group_stays_slow() -> None:
+    stream = symbol_stream(rate_bps=1e5, repair=True)
+    stream.restart(0.0, False)
+    filled(stream, 40, 5, now=1.0)
+    assert stream.rate_bps <= 1e5
