@@ -223,6 +223,8 @@ def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     from lcsync.names import NameListener
 
     name, content = _network_name(arg), _content(arg)
+    if content and args.trust:
+        raise UsageError(reason="--trust: b2s:ROOT is content by its hash, whoever sends it; leave it out")
     return NameListener(
         name,
         net.interfaces(args.interface),
@@ -285,6 +287,7 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
         progress = Progress(sys.stderr, args.quiet)
         options = _fetch_options(args, progress)
         options.cache = cache
+        options.preserve = options.preserve and not names.content  # nobody answers for more than the content
         try:
             result = fetch.fetch(names, destination, options)
         finally:

@@ -64,6 +64,7 @@ PUBLIC_PREFIX = "ed25519:"  # of a public key as text
 CONTENT_PREFIX = "b2s:"  # of a root in the place of a name
 TRUSTED_MAX = 1024  # public keys in the files of --trust
 KEY_TEXT_BYTES_MAX = 1 << 17  # of such a file, and of one with a signing key
+SIGNED_MAX = 1 << 10  # manifests that a share keeps signed: 2 MiB
 ACCEPTED_MAX = 1 << 16  # names of which the last serial is kept; the longest unused go first
 
 # --- repair code (docs/protocol.md, "Repair code") ---

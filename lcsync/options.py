@@ -20,8 +20,9 @@ which groups have listeners, and sends to those."""
 
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
-(name:X forces one, b2s:ROOT is content by its root). A file is shared under its base name, a folder D as D and
-all below it as D/relative/path; NAME=PATH chooses the name.
+(name:X forces one), and b2s:ROOT content by its root. A file is shared under
+its base name, a folder D as D and all below it as D/relative/path; NAME=PATH
+chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
@@ -34,6 +35,7 @@ examples:
   lcsync demo                     see it work on this machine alone
   lcsync doctor                   say whether multicast works here, or why not
   lcsync tune                     find the best --tracker for this machine
+  lcsync key new FILE             make a key for --keyfile
 
 exit codes:
   0  done                            7  source can't be read or has changed

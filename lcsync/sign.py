@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from lcsync import manifest
-from lcsync.const import PUBLIC_KEY_BYTES, PUBLIC_PREFIX
+from lcsync.const import PUBLIC_KEY_BYTES, PUBLIC_PREFIX, SIGNED_MAX
 from lcsync.manifest import Manifest, ManifestError
 
 CONTEXT = b"lcsync manifest\0"
@@ -25,7 +25,7 @@ def message(name: bytes, payload: bytes) -> bytes:
 
 
 class Signer:
-    """Signs manifests, each once: they are sent again and again."""
+    """Signs manifests, each once: they are sent again and again. SIGNED_MAX of them are kept."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -39,6 +39,8 @@ class Signer:
             return signed
         signature = self.public + self._key.sign(message(name, payload))
         signed = replace(manifest.decode(payload, list(manifest.Content)), signature=signature).encode()
+        if len(self._last) >= SIGNED_MAX:
+            del self._last[next(iter(self._last))]
         self._last[name] = payload, signed
         return signed
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lcsync import keyfiles, keys, sign
+from lcsync import fetch, keyfiles, keys, serve, sign
 from lcsync.cli import main
 from lcsync.const import KEY_TEXT_BYTES_MAX, TRUSTED_MAX
 from lcsync.errors import BadKey
@@ -131,8 +131,15 @@ def test_what_can_not_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["name", "./x", "--allow-older"]) == 2
     assert main(["name", "./x", "--keyfile", str(tmp_path / "nothing")]) == 16
     assert main(["name", "./x", "--trust", "ed25519:0"]) == 16
+    assert main(["b2s:" + "0" * 64, "./x", "--trust", "ed25519:" + "0" * 64]) == 2
     assert main([path, "--sign", path]) == 16
     assert "no signing key" in capsys.readouterr().err
+
+
+def test_options_do_not_show_keys() -> None:
+    fetching = fetch.Options(scope=5, port=1, channels=1, timeout_s=1, key=b"secret")
+    sharing = serve.Options(block_bytes=1, scope="site", port=1, hops=1, mtu=1, bwlimit_bps=1, key=b"secret")
+    assert "secret" not in repr(fetching) + repr(sharing)
 
 
 def test_a_password_from_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,10 +59,14 @@ def test_there_is_room_for_it(size: int, symbol: int) -> None:
     assert sign.check(b"n" * 4096, payload, decode(payload)) == PUBLIC
 
 
-def test_a_name_that_did_not_change_is_signed_once() -> None:
+def test_a_name_that_did_not_change_is_signed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     signer = Signer(KEY)
     assert signer.sign(b"name", made().encode()) is signer.sign(b"name", made().encode())
     assert signer.sign(b"name", made(serial=6).encode()) != signer.sign(b"name", made().encode())
+    monkeypatch.setattr(sign, "SIGNED_MAX", 3)
+    for i in range(10):
+        signer.sign(bytes((i,)), made().encode())
+        assert len(signer._last) <= 3
 
 
 def test_whatever_changes_breaks_the_signature() -> None:
