@@ -4,6 +4,8 @@
 PYTHON ?= python3
 HOSTS ?= 4
 FUZZ_S ?= 60
+FUZZED := mld packet manifest hashes entries index paths
+FUZZ_OPTIONS = -max_total_time=$$(($(FUZZ_S) / $(words $(FUZZED) wire))) -artifact_prefix=build/fuzz/ -print_final_stats=0
 BENCH ?= --quick
 JOBS ?= 4
 BIN := .venv/bin
@@ -17,7 +19,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.options --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak fuzz bench asan lint man docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench asan lint coverage man completions docs wheel net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,31 +33,57 @@ test: .venv/built .venv/test  ## all tests, those in network namespaces included
 test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
-soak: .venv/built .venv/test  ## all tests with 20,000 random examples each in place of 100, and those of large trees
-	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py
+soak: .venv/built .venv/test  ## all tests with 20,000 examples each, those of large trees, kills, 10 minutes of each fuzzer
+	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py tests/soak_kills.py
+	$(MAKE) fuzz FUZZ_S=$$((600 * $(words $(FUZZED) wire)))
 
-fuzz: .venv/built .venv/fuzz  ## a minute of random MLD messages, or FUZZ_S=3600
+fuzz: .venv/built .venv/fuzz build/fuzz/wire  ## a minute of random input, shared by all readers of it, or FUZZ_S=3600
+	set -e; for target in $(FUZZED); do mkdir -p build/fuzz/$$target; \
+		$(BIN)/python tests/fuzz/fuzz.py $$target $(FUZZ_OPTIONS) build/fuzz/$$target tests/fuzz/$$target; done
+	mkdir -p build/fuzz/c
+	build/fuzz/wire -max_len=100000 $(FUZZ_OPTIONS) build/fuzz/c tests/fuzz/packet
+
+build/fuzz/wire: tests/fuzz/wire.c lcsync/_wire.h
 	mkdir -p build/fuzz
-	$(BIN)/python tests/fuzz/fuzz_mld.py -max_total_time=$(FUZZ_S) -artifact_prefix=build/fuzz/ build/fuzz tests/fuzz/mld
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Ilcsync -o $@ $< -lpthread
 
 bench: .venv/built  ## every benchmark, one after the other, in short; BENCH= for all of each, which takes hours
 	set -e; for name in hashing diff start local_sync trackers fountain cipher simulate sender network scenarios; do \
 		$(PRIVATE) $(BIN)/python benchmarks/$$name.py $(BENCH); done
 
-asan: .venv/built .venv/test  ## the hash kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests setup.py pyproject.toml README.md LICENSE* build/asan
+# what feeds the compiled modules; memory that is freed stays taken under the sanitizers, and threads are slow
+SANITIZED := blake2s bloom fountain fuzz wire
+UNSANITIZED := forced_kernel or neon_is or memory_is_flat or one_thread_feeds
+asan: .venv/built .venv/test  ## the compiled modules under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/asan && mkdir -p build/asan && cp -r lcsync tests docs setup.py pyproject.toml README.md LICENSE* build/asan
 	rm -f build/asan/lcsync/*.so
 	cd build/asan && export PATH="$(abspath $(BIN)):$$PATH" CC="cc -fsanitize=address,undefined -fno-sanitize-recover=all -g" \
 		&& python setup.py -q build_ext --inplace \
 		&& LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-			PYTHONMALLOC=malloc python -m pytest -q -p no:cacheprovider tests/test_blake2s.py
+			PYTHONMALLOC=malloc python -m pytest -q -n $(JOBS) -p no:cacheprovider --hypothesis-profile=short \
+				-k "not ($(UNSANITIZED))" $(SANITIZED:%=tests/test_%.py)
 
-lint: .venv/built .venv/lint  ## ruff and mypy --strict
+lint: .venv/built .venv/lint  ## style, types, stubs of what is compiled, spelling, licence lines
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/stubtest $(patsubst lcsync/%.pyx,lcsync.%,$(wildcard lcsync/_*.pyx)) \
+		--concise --ignore-disjoint-bases --allowlist tests/stubtest.allow
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint lcsync
+	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" | xargs $(BIN)/codespell
+	@! git ls-files '*.py' '*.pyx' '*.pxd' '*.pyi' '*.h' '*.c' '*.fish' completions Makefile .ci/run | while read -r file; do \
+		head -n 2 "$$file" | grep -q SPDX-License-Identifier || echo "$$file: no SPDX line at its head"; done | grep .
+
+coverage: .venv/built .venv/test  ## all tests, and which lines of the Python modules they run
+	rm -f .coverage*
+	$(PRIVATE) $(BIN)/coverage run -m pytest -q $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 man: .venv/built  ## man/lcsync.1 from the parser
 	$(MANPAGE) --output man/lcsync.1
+
+completions: .venv/test  ## completions/ of bash, zsh and fish, from the parsers
+	$(BIN)/python completions/make.py completions
 
 docs: man  ## the manual page, checked and as HTML in build/
 	mandoc -T lint -W warning man/lcsync.1
@@ -84,6 +112,7 @@ clean:  ## all that these targets made
 
 # one line that names everything the system lacks; NEEDS: program:package
 demo test test-net soak bench asan net-setup: NEEDS := ip:iproute2 nft:nftables
+fuzz: NEEDS := clang:clang
 docs: NEEDS := mandoc:mandoc
 cap: NEEDS := setcap:libcap2-bin
 .PHONY: system

@@ -224,6 +224,8 @@ def payload(bench: Bench) -> Iterator[Figure]:
                 yield Figure(f"payload {what}", median, most=most, note=copies.note)
                 yield Figure(f"sent {what}", copies.median(lambda out: out.sent_per_byte))
                 walls[loss] = copies.median(lambda out: out.wall_s)
+            for loss, wall in walls.items():
+                yield Figure(f"    s, N = {receivers}, {loss:g} % loss", wall)
             slower = ratio(walls[5], walls[0])
             yield Figure(f"wall time at 5 % loss against none, N = {receivers}", slower, most=1.25)
 

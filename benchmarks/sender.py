@@ -25,6 +25,7 @@ from lcsync import cache, serve
 from lcsync.group import Kind
 from lcsync.lab import Lab, enter_private_namespaces
 from lcsync.options import parser
+from lcsync.sender import SymbolStream
 
 WARM_MIB = 64  # sent before anything is counted
 CALLS = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX") if name in dis.opmap}
@@ -135,6 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     if server.share._kinds[address] is not Kind.SOURCE:
                         server.share.scheduler.stop(stream)
                         del streams[address]
+                    else:
+                        assert isinstance(stream, SymbolStream)
+                        stream.left = sys.maxsize  # round after round at full rate, as if somebody joined all the time
                 return run(server, mib, watch)
 
         took = host.call(one, send)

@@ -2,6 +2,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+NAMES: list[str]
 KERNELS: tuple[str, ...]
 
 _Bytes = bytes | bytearray | memoryview | NDArray[np.uint8]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 CELLS_PER_BLOCK: int
 BLOCK_BYTES: int
@@ -12,8 +13,8 @@ _Groups = bytes | NDArray[np.uint8]
 
 class Filter:
     kernel: str
-    def __init__(
-        self,
+    def __new__(
+        cls,
         blocks: int,
         hashes: int,
         key: bytes,
@@ -21,7 +22,7 @@ class Filter:
         scattered: bool = False,
         sweep: bool = False,
         kernel: str | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     def join(self, groups: _Groups, ahead: int) -> None: ...
     def refresh(self, groups: _Groups, ahead: int) -> None: ...
     def leave(self, groups: _Groups) -> None: ...

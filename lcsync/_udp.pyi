@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
+from typing_extensions import Self
+
 from lcsync._wire import Assembler, Batch
 
 class Sender:
-    def __init__(self, fd: int, port: int, ifindex: int) -> None: ...
+    def __new__(cls, fd: int, port: int, ifindex: int) -> Self: ...
     @property
     def whole(self) -> bool: ...
     @property

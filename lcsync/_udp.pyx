@@ -114,7 +114,7 @@ cdef class Receiver:
     def packets(self):
         return self.r.taken_packets
 
-    def receive(self, int fd, Assembler assembler not None, int timeout_ms, int nap_us):
+    def receive(self, int fd, Assembler assembler not None, int timeout_ms, int nap_us):  # no-cython-lint
         """Feed packets from ``fd`` until there is a new event or ``timeout_ms`` is over; returns their number.
 
         After a call that did not fill its buffers it sleeps ``nap_us``: waking for every packet costs more than the

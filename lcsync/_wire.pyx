@@ -323,22 +323,25 @@ cdef class Assembler:
         self.free_object(index)
         pthread_mutex_unlock(&a.lock)
 
-    def want(self, int index, uint32_t segment, blocks=None):
-        """Ask for a segment anew; ``blocks`` is a bool per block, true where the block is here already."""
+    def want(self, int index, uint32_t segment, symbols=None):
+        """Ask for a segment anew; ``symbols``: a buffer of a bool per source symbol, true where it is here already."""
         cdef object_t *o = self.object_at(index, segment)
         cdef assembler *a = &self.a
-        cdef uint32_t i, n = per_block(&o.g), total = symbol_count(&o.g, segment_size(&o.g, segment))
+        cdef uint32_t i, total = symbol_count(&o.g, segment_size(&o.g, segment))
+        cdef bytes here = b"" if symbols is None else memoryview(symbols).tobytes()
+        cdef const uint8_t *marks = here
+        if symbols is not None and len(here) != total:
+            raise ValueError("want: not a bool per symbol")
         pthread_mutex_lock(&a.lock)
         try:
             forget(a, index, segment)
-            if blocks is not None:
+            if symbols is not None:
                 o.have[segment] = <uint64_t *>calloc(o.words, 8)
                 if not o.have[segment]:
                     raise MemoryError
-                for block, here in enumerate(blocks):
-                    if here:
-                        for i in range(block * n, min((block + 1) * n, total)):
-                            o.have[segment][i // 64] |= 1ULL << i % 64
+                for i in range(total):
+                    if marks[i]:
+                        o.have[segment][i // 64] |= 1ULL << i % 64
                 o.missing[segment] -= count_bits(o.have[segment], o.words)
             o.state[segment] = WANTED
         finally:

@@ -30,10 +30,21 @@ class Accepted:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def make_folder(self) -> None:
+        """DestinationError."""
         try:
             os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> DestinationError:
+        reason = f"{error}; it has the serials of what was accepted: mend or remove it, or set another --index"
+        return DestinationError(path=printable(self.path), reason=reason)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self.make_folder()
+        try:
             with closing(sqlite3.connect(self.path, timeout=INDEX_BUSY_S)) as db, db:
                 db.execute(
                     "CREATE TABLE IF NOT EXISTS accepted (authority BLOB, name BLOB, serial BLOB, root BLOB, "
@@ -41,8 +52,7 @@ class Accepted:
                 )
                 yield db
         except (sqlite3.Error, OSError, TypeError) as error:
-            reason = f"{error}; it has the serials of what was accepted: mend or remove it, or set another --index"
-            raise DestinationError(path=printable(self.path), reason=reason) from None
+            raise self._failed(error) from None
 
     def last(self, authority: bytes, name: bytes) -> Last | None:
         """DestinationError."""

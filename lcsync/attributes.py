@@ -94,8 +94,8 @@ def entry(
         st.st_mtime_ns,
         st.st_uid,
         st.st_gid,
-        _user(st.st_uid) if names[0] else b"",
-        _group(st.st_gid) if names[1] else b"",
+        user_name(st.st_uid) if names[0] else b"",
+        group_name(st.st_gid) if names[1] else b"",
         target,
         device_numbers(st),
         found,
@@ -140,7 +140,8 @@ def _meant(name: bytes, mode: int, keep: Keep) -> bool:
 
 
 @cache
-def _user(uid: int) -> bytes:
+def user_name(uid: int) -> bytes:
+    """The name of a user here; empty if he has none."""
     try:
         return os.fsencode(pwd.getpwuid(uid).pw_name)
     except KeyError:
@@ -148,7 +149,8 @@ def _user(uid: int) -> bytes:
 
 
 @cache
-def _group(gid: int) -> bytes:
+def group_name(gid: int) -> bytes:
+    """The name of a group here; empty if it has none."""
     try:
         return os.fsencode(grp.getgrgid(gid).gr_name)
     except KeyError:
@@ -156,7 +158,7 @@ def _group(gid: int) -> bytes:
 
 
 @cache
-def _uid(user: bytes, uid: int) -> int:
+def uid_here(user: bytes, uid: int) -> int:
     """Who the user of that name is here; root is root, and a name unknown here means the number."""
     try:
         return pwd.getpwnam(os.fsdecode(user)).pw_uid if user and uid else uid
@@ -165,7 +167,8 @@ def _uid(user: bytes, uid: int) -> int:
 
 
 @cache
-def _gid(group: bytes, gid: int) -> int:
+def gid_here(group: bytes, gid: int) -> int:
+    """The same of a group."""
     try:
         return grp.getgrnam(os.fsdecode(group)).gr_gid if group and gid else gid
     except KeyError:
@@ -189,7 +192,7 @@ def wanted(entry: Entry, keep: Keep, here: os.stat_result) -> Wanted:
     the source: else they would give the rights of another one.
     """
     root = os.geteuid() == 0
-    uid, gid = _uid(entry.user, entry.uid), _gid(entry.group, entry.gid)
+    uid, gid = uid_here(entry.user, entry.uid), gid_here(entry.group, entry.gid)
     chown = keep.owner and root
     chgrp = keep.group and (root or gid == os.getegid() or gid in os.getgroups())
     bits = entry.mode & PLAIN

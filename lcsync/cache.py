@@ -21,6 +21,9 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lcsync._blake2s import hash_blocks
 from lcsync.const import (
     CLOCK_COARSE_NS,
@@ -142,10 +145,9 @@ class TreeCache:
             version = versions[number]
             if seen != _version(version):
                 continue
-            if parts:
-                more = db.execute("SELECT leaves FROM part WHERE file = ? ORDER BY number", (file,))
-                leaves = b"".join([part for (part,) in more])
             blocks = -(-version.length // block_bytes) or 1
+            if parts:
+                leaves = _parts(db, "part", "leaves", "file", file, blocks * HASH_BYTES)
             if len(leaves) != blocks * HASH_BYTES or not _belongs(inline, version, block_bytes, leaves):
                 raise sqlite3.DatabaseError(UNSOUND)
             if used != self._today:
@@ -231,10 +233,12 @@ class TreeCache:
             row = self._db.execute("SELECT parts, checksum, used FROM folder WHERE folder = ?", (key,)).fetchone()
             if row is None:
                 return None
-            parts = self._db.execute("SELECT data FROM folder_part WHERE folder = ? ORDER BY number", (key,))
-            data = b"".join(part for (part,) in parts)
+            try:
+                data = _parts(self._db, "folder_part", "data", "folder", key, self.bytes_max // 2)
+            except TypeError:  # a column is of another type
+                raise sqlite3.DatabaseError(UNSOUND) from None
             if row[1] != _sum(key, data):
-                raise sqlite3.DatabaseError("an entry is not what its checksum says")
+                raise sqlite3.DatabaseError(UNSOUND)
             if row[2] != self._today:
                 self._db.execute("UPDATE folder SET used = ? WHERE folder = ?", (self._today, key))
             return data
@@ -327,12 +331,16 @@ class TreeCache:
             raise OSError(None, f"is a {kind_of(mode)}, not a file")
         db = sqlite3.connect(path, timeout=INDEX_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA temp_store = MEMORY")  # other folders may be out of reach (Landlock)
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 if db.execute("PRAGMA application_id").fetchone()[0] != INDEX_APPLICATION_ID:
                     raise sqlite3.DatabaseError("is not an index of lcsync")
                 if (found := db.execute("PRAGMA user_version").fetchone()[0]) != INDEX_VERSION:
                     raise sqlite3.DatabaseError(f"is of version {found}, not {INDEX_VERSION}")
                 db.executescript(FOLDERS)  # an index may be older than these
+                if _shape(db) != _right_shape():  # a view may never end, a trigger may do anything
+                    raise sqlite3.DatabaseError("has other tables than an index of lcsync")
             else:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(SCHEMA)
@@ -405,11 +413,41 @@ class TreeCache:
         self.close()
 
 
+def _parts(db: sqlite3.Connection, table: str, column: str, key: str, value: bytes, most: int) -> bytes:
+    """The rows that belong together, in order; their size is looked at before they are read."""
+    (size,) = db.execute(f"SELECT total(length({column})) FROM {table} WHERE {key} = ?", (value,)).fetchone()
+    if size > most:
+        raise sqlite3.DatabaseError(UNSOUND)
+    rows = db.execute(f"SELECT {column} FROM {table} WHERE {key} = ? ORDER BY number", (value,))
+    return b"".join([part for (part,) in rows])
+
+
+def _shape(db: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """All that there is in a database besides rows, and what the names stand for."""
+    return set(db.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"))
+
+
+def _right_shape() -> set[tuple[str, ...]]:
+    db = sqlite3.connect(":memory:")
+    try:
+        db.executescript(SCHEMA)
+        return _shape(db)
+    finally:
+        db.close()
+
+
 def settled(version: Version, looked_ns: int) -> bool:
     """Whether a change after ``looked_ns`` must give the file another version: its last one was a clock step ago."""
     last = max(version.mtime_ns, version.ctime_ns)
     coarse = version.ctime_ns % 1_000_000_000 == 0
     return last < looked_ns - (CLOCK_COARSE_NS if coarse else CLOCK_STEP_NS)
+
+
+def settled_many(versions: NDArray[np.int64], looked_ns: int) -> NDArray[np.bool_]:
+    """The same of many: the rows are Versions."""
+    mtimes, ctimes = versions[:, 1], versions[:, 2]
+    ticks = np.where(ctimes % 1_000_000_000 == 0, CLOCK_COARSE_NS, CLOCK_STEP_NS)
+    return np.asarray(np.maximum(mtimes, ctimes) < looked_ns - ticks)
 
 
 def _file(version: Version, block_bytes: int) -> bytes:

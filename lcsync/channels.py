@@ -15,6 +15,7 @@ from lcsync.download import Download
 from lcsync.group import Kind
 from lcsync.merkle import node_span
 from lcsync.paths import printable
+from lcsync.plan import Segments
 from lcsync.wire import hashes_geometry
 
 TAKES = {
@@ -49,6 +50,7 @@ class Channel:
     lists: dict[int, bytearray] = field(default_factory=dict)
     here: set[int] = field(default_factory=set)
     round: int = 0  # source symbols of its segments
+    again: bool = False  # a source round that was broken off before
     rows: int = 0  # repair symbols that may have to wait
     packets: int = 0
     crowd: tuple[int, int] = (0, 0)  # packets and useless ones at the last look
@@ -89,7 +91,10 @@ class Loss:
 
 
 class Channels:
-    """At most ``limit`` groups at once, with at most ``rows`` repair symbols on their way through them."""
+    """At most ``limit`` groups at once, with at most ``rows`` repair symbols on their way through them.
+
+    Where ``limit`` falls, the last of a fixed order are closed: receivers behind one bottleneck keep the same groups.
+    """
 
     def __init__(
         self,
@@ -154,6 +159,9 @@ class Channels:
                     self.changed = True
                 leaves.append(channel.address)
                 joins.append(channel.address)
+        if len(self.open) > self.limit:
+            for channel in sorted(self.open, key=lambda c: self._order(c, downloads))[self.limit :]:
+                self._break_off(channel, leaves)
         if self.changed or now >= self._plan_at:
             self.changed, self._plan_at = False, now + PLAN_S
             for download in downloads:
@@ -185,6 +193,25 @@ class Channels:
         channel.crowd = packets, useless
         return more and useless - before[1] > CROWDED_PART * (packets - before[0])
 
+    @staticmethod
+    def _order(channel: Channel, downloads: Sequence[Download]) -> tuple[int, ...]:
+        """Which goes first: of each download the hashes, then the content from its beginning."""
+        known = channel.download in downloads
+        return (downloads.index(channel.download) if known else len(downloads), channel.kind, channel.first)
+
+    def _break_off(self, channel: Channel, leaves: list[bytes]) -> None:
+        """Leave a group that still brings something; of a source round, what has not gone by yet is to come again."""
+        if channel.kind is Kind.SOURCE:
+            channel.download.fresh[channel.where] &= self._ahead(channel)
+        self._leave(channel, leaves)
+
+    def _ahead(self, channel: Channel) -> Segments:
+        """The segments of a source round that has not reached them: no path loses more than half of one."""
+        download = channel.download
+        need = np.frombuffer(self.assembler.missing(download.object), np.uint16)[channel.where]
+        ahead: Segments = download.sought[channel.where] & (2 * need.astype(np.int64) > download.symbols[channel.where])
+        return ahead
+
     # --- what to join ---
 
     def _plan(self, download: Download, now: float, leaves: list[bytes], joins: list[bytes]) -> None:
@@ -204,6 +231,8 @@ class Channels:
                 asked[channel.where] = False
             elif channel.kind is Kind.SOURCE:
                 need[channel.where] = 0
+                if channel.again and not (download.fresh[channel.where] & self._ahead(channel)).any():
+                    channel.round = 0  # what was missing of the round has gone by
         if asked.any():
             for node in plan.leaves_nodes(asked):
                 self._join((Kind.LEAVES, *node), download, now, joins)
@@ -287,9 +316,12 @@ class Channels:
             for part in range(count):
                 self.assembler.want(number, part)
         stream = self.assembler.add_stream(toi, number, first, count, TAKES[kind])
+        here = slice(span.start, span.stop)
+        fresh, plain = download.fresh[here], download.plain[here]
         return Channel(
             address, kind, ident, download, level, node, span.start, len(span), number, stream, now, hashes,
-            round=int(download.symbols[span.start : span.stop].sum()), rows=rows,
+            round=int(download.symbols[here].sum()), again=bool(fresh.any() and not fresh.all() and not plain.any()),
+            rows=rows,
         )  # fmt: skip
 
     # --- what to leave ---

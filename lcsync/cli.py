@@ -10,14 +10,21 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
-from lcsync import __version__, const
-from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, SourceError, UsageError
-from lcsync.options import local_only, parser
-from lcsync.paths import is_local, printable, safe_relative, strip_prefix
+from lcsync import __version__, config, const
+from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, NobodyShares, SourceError, UsageError
+from lcsync.nearest import nearest
+from lcsync.options import of_destinations, parser
+from lcsync.paths import is_local, one_line, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
+
+if TYPE_CHECKING:
+    from lcsync.progress import Talk
 
 COMMANDS = ("demo", "doctor", "tune", "key", "watch")
 
@@ -84,9 +91,12 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.hex:
         return _hex(args, what)
     first = None if args.remote else _share_pair(what[0])
-    synced = len(what) == 2 and not args.share and not args.remote and all(map(is_local, what))
-    if not synced and (option := local_only(args)):
-        raise UsageError(reason=f"{option}: only a local sync does that yet (./SOURCE ./DEST); leave it out")
+    fetched = len(what) == 2 and not args.share and is_local(what[1])
+    shared = args.share or (first is not None and not fetched)
+    if args.rules and not shared and not fetched:
+        raise UsageError(reason=f"--{args.rules[0][0]}: of a share, a sync and a fetch (SOURCE ./DEST); leave it out")
+    if not fetched and (option := of_destinations(args)):
+        raise UsageError(reason=f"{option}: of a sync and a fetch alone (SOURCE ./DEST); leave it out")
     if args.share:
         return _share(args, [_share_pair(arg) or _not_local(arg) for arg in what])
     if len(what) == 1:
@@ -114,23 +124,40 @@ def _not_local(arg: str) -> tuple[bytes, bytes]:
 # --- who does it ---
 
 
-def _say(args: argparse.Namespace) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        if not args.quiet:
-            with suppress(BrokenPipeError):  # talk nobody reads any more must not end the work
-                print(f"lcsync: {line}", file=sys.stderr, flush=True)
+@contextmanager
+def _talking(args: argparse.Namespace, command: str) -> Iterator[Talk]:
+    """Where the run talks to; its picture is gone at the end."""
+    from lcsync import progress
+    from lcsync.events import Start
 
-    return say
+    talk = progress.talk(args.quiet, args.json)
+    talk.tell(Start(__version__, command, tuple(map(printable, args.what))))
+    try:
+        yield talk
+    finally:
+        talk.close()
 
 
-def _index(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _index(args: argparse.Namespace, talk: Talk):  # type: ignore[no-untyped-def]
     """The index on disk that the arguments mean: a context manager."""
     from lcsync.cache import TreeCache, default_path
 
-    return TreeCache(None if args.no_index else args.index or default_path(), _say(args))
+    return TreeCache(None if args.no_index else args.index or default_path(), talk.say)
 
 
-def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
+def _own_files(args: argparse.Namespace) -> list[str]:
+    """What is written besides the destination."""
+    from lcsync.cache import default_path
+
+    index = [] if args.no_index else [args.index or default_path()]
+    return index + ([args.stats] if args.stats else [])
+
+
+def _figures(args: argparse.Namespace, talk: Talk, command: str, stats: dict[str, object]) -> None:
+    """The figures at the end."""
+    from lcsync.events import Summary
+
+    talk.tell(Summary(command, stats))
     if args.stats:
         import json
 
@@ -148,13 +175,20 @@ def _write_stats(args: argparse.Namespace, stats: dict[str, object]) -> None:
 
 def _hex(args: argparse.Namespace, what: Sequence[str]) -> int:
     from lcsync import files
+    from lcsync.events import Item
+    from lcsync.hashed import Hashed
 
-    for path in what:
-        with files.closing(files.open_source(path)) as fd:
-            tree = files.read_block_hashes(fd, os.fstat(fd).st_size, args.blocksz)
-        print(f"root {tree.root.hex()}")
-        for leaf in tree.leaves:
-            print(leaf.tobytes().hex())
+    with _talking(args, "hash") as talk:
+        hashed = Hashed(talk)
+        for path in what:
+            with files.closing(files.open_source(path)) as fd:
+                size = os.fstat(fd).st_size
+                tree = files.read_block_hashes(fd, size, args.blocksz, partial(hashed.look, path, size=size))
+            root, blocks = tree.root.hex(), [leaf.tobytes().hex() for leaf in tree.leaves]
+            if args.json:
+                talk.tell(Item("file", printable(path), size, root, blocks=tuple(blocks)))
+            else:
+                print(f"root {root}", *blocks, sep="\n", file=talk.out)
     return 0
 
 
@@ -171,11 +205,17 @@ def _tracker(args: argparse.Namespace, say: Callable[[str], None]):  # type: ign
 
 
 def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> int:
-    from lcsync import key, keyfiles, link, serve
+    with _talking(args, "share") as talk:
+        return _share_with(args, paths, talk)
+
+
+def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], talk: Talk) -> int:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads, that would keep their privileges
+    from lcsync import confine, key, keyfiles, link, serve
+    from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
         raise UsageError(reason="--no-mld sees nobody join: leave it out, or --min-receivers and --max-wait")
-    say = _say(args)
     options = serve.Options(
         block_bytes=args.blocksz,
         scope=args.scope,
@@ -187,28 +227,36 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
         min_receivers=args.min_receivers,
         max_wait_s=args.max_wait,
         interfaces=args.interface,
-        tracker=_tracker(args, say),
+        tracker=_tracker(args, talk.say),
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
         key=key.of_options(args),
         signing=keyfiles.signing_key(args.sign) if args.sign else None,
+        what=What(acls=args.acls, xattrs=args.xattrs, rules=_rules(args)),
         verbose=args.verbose,
-        say=say,
+        say=talk.say,
+        gauge=talk,
     )
     if args.dry_run:
-        for line in serve.describe(paths, options):
-            print(line)
+        for item in serve.describe(paths, options):
+            talk.tell(item)
+            if not args.json:
+                print(f"{item.root} {item.bytes:>14} {item.name}", file=talk.out)
         return 0
-    with _index(args) as options.cache, serve.serving(paths, options) as server:
+    if args.confine:
+        options.confine = lambda: confine.share([path for _, path in paths], _own_files(args))
+    with _index(args, talk) as options.cache, serve.serving(paths, options) as server:
         try:
-            say(server.greeting())
+            talk.close()  # what was read is read
+            talk.say(server.greeting())
             server.run()
         except KeyboardInterrupt as stop:  # how a share ends
             return _exit_code(stop)
         finally:
-            say(server.summary())
-            _write_stats(args, server.stats())
+            talk.close()
+            talk.say(server.summary())
+            _figures(args, talk, "share", server.stats())
 
 
 def _share_key(args: argparse.Namespace) -> bytes:
@@ -217,6 +265,7 @@ def _share_key(args: argparse.Namespace) -> bytes:
     return key.of_options(args)
 
 
+@contextmanager
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     """Join the name's group: before anything heavy is imported."""
     from lcsync import net
@@ -225,15 +274,15 @@ def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     name, content = _network_name(arg), _content(arg)
     if content and args.trust:
         raise UsageError(reason="--trust: b2s:ROOT is content by its hash, whoever sends it; leave it out")
-    return NameListener(
-        name,
-        net.interfaces(args.interface),
-        const.SCOPES[args.scope],
-        args.port,
-        content=content,
-        key=args.key,
-        trust=None if content else _trust(args),
-    )
+    trust = None if content else _trust(args)
+    what = name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port
+    try:
+        with NameListener(*what, content=content, key=args.key, trust=trust) as listener:
+            yield listener
+    except NobodyShares as error:
+        raise error.with_hint("" if content else _hint(args, printable(name))) from None
+    if not content:
+        _heard(args).add(printable(name))
 
 
 def _content(arg: str) -> bytes:
@@ -255,11 +304,30 @@ def _trust(args: argparse.Namespace):  # type: ignore[no-untyped-def]
         return None
     from lcsync.cache import default_path
 
-    beside = os.path.join(os.path.dirname(args.index or default_path()), accepted.FILE)
-    return trust.Trust(keyfiles.trusted(args.trust), args.key, accepted.Accepted(beside), args.allow_older)
+    last = accepted.Accepted(os.path.join(os.path.dirname(args.index or default_path()), accepted.FILE))
+    last.make_folder()  # while it can be made: a fetch is confined before it writes there
+    return trust.Trust(keyfiles.trusted(args.trust), args.key, last, args.allow_older)
 
 
-def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
+def _heard(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The names that were heard before."""
+    from pathlib import Path
+
+    from lcsync.cache import default_path
+    from lcsync.heard import HeardNames
+
+    return HeardNames(None if args.no_index else Path(default_path()).with_name("names"))
+
+
+def _hint(args: argparse.Namespace, name: str) -> str:
+    """What may have been meant by a name that nobody shares."""
+    if os.path.lexists(name):
+        return f" To share it: lcsync {shlex.quote('./' + name)}"
+    found = nearest(name, [*COMMANDS[:3], *(other for other in _heard(args).names() if other != name)])
+    return f" Did you mean {found}?" if found else ""
+
+
+def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-untyped-def]
     from lcsync import fetch
 
     return fetch.Options(
@@ -267,44 +335,61 @@ def _fetch_options(args: argparse.Namespace, progress: Callable[[int, int], None
         port=args.port,
         channels=args.channels,
         memory_bytes=args.max_memory,
+        size_max=args.max_size,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
         key=args.key,
-        preserve=args.perms or args.archive,
-        dry_run=args.dry_run,
+        sync=_sync_options(args),
         verbose=args.verbose,
-        say=_say(args),
-        progress=progress,
+        say=talk.say,
+        out=talk.out,
+        gauge=talk,
     )
 
 
 def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
     args.key = _share_key(args)
-    with _names(args, source) as names, _index(args) as cache:
+    with _names(args, source) as names, _talking(args, "fetch") as talk, _index(args, talk) as cache:
         from lcsync import fetch
-        from lcsync.progress import Progress
+        from lcsync.attributes import Keep
 
-        progress = Progress(sys.stderr, args.quiet)
-        options = _fetch_options(args, progress)
+        options = _fetch_options(args, talk)
         options.cache = cache
-        options.preserve = options.preserve and not names.content  # nobody answers for more than the content
+        if names.content:  # nobody answers for more than the content
+            options.sync = replace(options.sync, keep=Keep())
+        if args.confine:
+            from lcsync import confine
+            from lcsync.files import resolve_destination
+
+            path = resolve_destination(destination, safe_relative(names.name)[-1])
+            kept = [] if names.trust is None else [names.trust.accepted.path]
+            said = confine.fetch(os.path.dirname(path), _own_files(args) + kept)
+            if args.verbose:
+                options.say(said)
         try:
-            result = fetch.fetch(names, destination, options)
+            result = fetch.fetch(names, destination, options, inside=source.endswith("/"))
         finally:
-            progress.close()
-        options.say(f"{printable(names.name)}: {result}")
-        _write_stats(args, result.stats())
+            talk.close()
+        for line in f"{printable(names.name)}: {result}".splitlines():
+            talk.say(line)
+        if result.advice:
+            talk.say(result.advice)
+        _figures(args, talk, "fetch", result.stats())
     return 0
 
 
 def _describe(args: argparse.Namespace, arg: str) -> int:
-    if os.path.lexists(arg) and not args.remote:
-        _say(args)(f"to share it: lcsync {shlex.quote('./' + arg)}")
     args.key = _share_key(args)
-    with _names(args, arg) as names:
+    with _names(args, arg) as names, _talking(args, "describe") as talk:
         from lcsync import fetch
 
-        print(fetch.describe(names, _fetch_options(args, lambda here, total: None)))
+        if os.path.lexists(arg) and not args.remote:
+            talk.say(f"to share it: lcsync {shlex.quote('./' + arg)}")
+        item = fetch.describe(names, _fetch_options(args, talk))
+        talk.close()
+        talk.tell(item)
+        if not args.json:
+            print(fetch.in_a_line(item), file=talk.out)
     return 0
 
 
@@ -346,12 +431,10 @@ def _rules(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     return filters.rules(given)
 
 
-def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
-    from lcsync import job, local
-    from lcsync.progress import Progress
-    from lcsync.text import human_bytes
+def _sync_options(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from lcsync import job
 
-    options = job.Options(
+    return job.Options(
         keep=_keep(args),
         rules=_rules(args),
         block_bytes=args.blocksz,
@@ -363,21 +446,17 @@ def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
         ignore_times=args.ignore_times,
         verbose=args.verbose,
     )
-    progress = Progress(sys.stderr, args.quiet)
-    try:
-        with _index(args) as cache:
-            summary = local.sync(source, destination, options, cache=cache, progress=progress, out=sys.stdout)
-    finally:
-        progress.close()
-    speed = summary.bytes_compared / max(summary.seconds, 1e-9) / 1e9
-    unread = f", {summary.files_unread} of them known to be equal" if summary.files_unread else ""
-    others = f"; {summary}" if str(summary) else ""
-    _say(args)(
-        f"compared {summary.files_compared} files, {human_bytes(summary.bytes_compared)}{unread}; "
-        f"{'would write' if args.dry_run else 'wrote'} {human_bytes(summary.bytes_written)} "
-        f"in {summary.files_changed}; {summary.seconds:.2f} s, {speed:.2f} GB/s{others}"
-    )
-    _write_stats(args, dict(vars(summary)))
+
+
+def _sync(args: argparse.Namespace, source: str, destination: str) -> int:
+    from lcsync import local
+
+    with _talking(args, "sync") as talk:
+        with _index(args, talk) as cache:
+            summary = local.sync(source, destination, _sync_options(args), cache=cache, gauge=talk, out=talk.out)
+        talk.close()
+        talk.say(summary.in_all(args.dry_run))
+        _figures(args, talk, "sync", dict(vars(summary)))
     return 0
 
 
@@ -404,14 +483,32 @@ def run(argv: Sequence[str]) -> int:
 
             return key.main(argv[1:])
         raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
-    args = parser().parse_intermixed_args(["--hex" if arg == "-hex" else arg for arg in argv])
+    args = config.parse(parser(), ["--hex" if arg == "-hex" else arg for arg in argv])
     args.quiet = args.quiet or args.loglevel == "error"
     args.verbose = max(args.verbose, {"info": 1, "debug": 2}.get(args.loglevel, 0))
     return _dispatch(args)
 
 
+def _run(argv: Sequence[str]) -> tuple[int, str, str]:
+    """The exit code; what there is to be said; and the class of the error, if it was one."""
+    try:
+        return run(argv), "", ""
+    except Error as error:
+        return error.exit_code, str(error), type(error).__name__
+    except KeyboardInterrupt as stop:
+        state = "files may be part old, part new" if "--inplace" in argv else "each file is the old or the new one"
+        return _exit_code(stop), f"{_how(stop)}; {state}: run again", ""
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
+        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return Error.exit_code, f"{path}{reason}", Error.__name__
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program ``lcsync``; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     stop_signals = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     handler = _Stop()
     for number in stop_signals:  # one that is ignored stays so: as nohup, and & in a script, want it
@@ -420,22 +517,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except Error as error:
-        print(f"lcsync: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        state = "files may be part old, part new" if "--inplace" in sys.argv else "every file is the old or the new one"
-        print(f"lcsync: {_how(stop)}; {state}: run again for the rest", file=sys.stderr)
-        return _exit_code(stop)
+        code, reason, error = _run(argv)
+        if reason:
+            print(f"lcsync: {one_line(reason)}", file=sys.stderr)
+        if "--json" in argv and argv[0] not in COMMANDS:
+            from lcsync.events import End
+            from lcsync.progress import Json
+
+            Json(sys.stdout).tell(End(code, error, reason))
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "out of memory"
-        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(f"lcsync: {path}{reason}", file=sys.stderr)
-        return Error.exit_code
     finally:
         for number in stop_signals:  # all is done and said: from here on a signal just ends the process
             signal.signal(number, signal.SIG_DFL)

@@ -48,9 +48,9 @@ def pack_plain(values: Sequence[int], width: int) -> bytes:
     return np.array(values, f">u{width}").tobytes()
 
 
-def unpack_plain(data: bytes, width: int) -> list[int]:
-    """Numbers of ``width`` bytes each; ColumnError."""
-    if len(data) % width:
+def unpack_plain(data: bytes, width: int, most: int) -> list[int]:
+    """Numbers of ``width`` bytes each, ``most`` of them at most; ColumnError."""
+    if len(data) % width or len(data) > most * width:
         raise ColumnError("a table of another length")
     values: list[int] = np.frombuffer(data, f">u{width}").tolist()
     return values

@@ -50,6 +50,7 @@ CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
 # --- keys (docs/protocol.md, "Keys") ---
 KEY_FILE_BYTES = 128  # random; as many as lcsync 0.3.2's key files have
 KEY_BYTES = 32
+PASSWORD_VARIABLE = "LCSYNC_PASSWORD"  # of the environment: the password itself
 PASSWORD_SALT = b"lcsync password 1"  # the same everywhere: all that hosts have in common is the password
 SCRYPT_COST = 1 << 17  # N of RFC 7914, with r = 8: 128 MiB and some 0.4 s for each guess
 SCRYPT_BLOCK = 8
@@ -78,7 +79,9 @@ REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
 BURST_S = 0.001  # a batch is never longer than this much of its group's rate
-FIRST_BURST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
+FIRST_S = 0.05  # or as many as the limit takes so long for
+FIRST_PART = 0.5  # of the limit, for all such streams together
 SILENT_S = 0.05  # since its last packet: by leaving and joining, nobody gets ahead more often
 CATCH_UP_S = 0.004  # how late a timer may fire without a loss of rate
 NAP_S = 0.002  # a share that waits sleeps the last of it: it hears a join so much later, and its packets are on time
@@ -102,17 +105,20 @@ ALONE_S = 2.0  # a sender that was picked out, and brings nothing for so long, g
 TIMEOUT_S = 30.0
 
 # --- rate: how many groups a receiver is in ---
-RATE_LOSS = 0.10  # of the packets of both halves of a second: half of the groups are left
+RATE_LOSS = 0.10  # of the packets of both halves of a second: some of the groups are left
 RATE_ADD_LOSS = 0.02  # if it rises by more with a group that was added, that one is left again
 RATE_CLEAN_LOSS = 0.01  # below, a rate suits
-RATE_DOUBT_LOSS = 0.45  # above, a path's own loss is not believed so fast (bad Wi-Fi: 0.4)
+RATE_DOUBT_LOSS = 0.45  # above, a path's own loss is not believed so fast (bad Wi-Fi: 0.4), and half of them are left
+RATE_SHORT_S = 30.0  # who has all by then makes no trial with a loss below that: it costs up to 4 s
+RATE_LOOK_S = 0.25  # between two looks at what was lost
 RATE_HALF_S = 0.5
 RATE_PACKETS_MIN = 100  # of half a second, else it lasts longer: at 1 Mbit/s 8 groups carry 86 a second
 RATE_NOISE_HALVES = 4  # over which the noise of the loss is averaged
 RATE_NOISE_MAX = 0.3  # a part lost above this is no noise
 RATE_JOIN_SETTLE_S = 0.3  # a join takes 10 to 25 ms
 RATE_LEAVE_SETTLE_S = 2.3  # a leave takes 10 ms, or LAST_LISTENER_S and the query's way to snooping bridges: 2.2 s
-RATE_WAIT_S = 10.0  # from a change to one more group, and from a trial that showed nothing to the next
+RATE_WAIT_S = 10.0  # from a change to one more group
+RATE_HOLD_S = 40.0  # from a trial that showed nothing to the next: each costs up to 4 s, of the groups that it leaves
 RATE_WAIT_MAX_S = 320.0  # each failure doubles the wait, up to this
 RATE_STRETCH = 0.5  # and is longer by up to this part, at random: receivers behind one port see each other's trials
 RATE_PAUSE_S = 2.0  # who was not asked for so long was stopped himself
@@ -135,6 +141,9 @@ HEAR_S = 0.002  # reports are handled for so long between two sends
 QUERIES_AT_ONCE = 16  # sent between two sends of data: some 0.5 ms
 REFRESH_S = 60.0  # between queries for our own groups while no querier is heard
 DOUBT_S = 4.0  # who is asked after a loss of reports has so long to say that he listens
+REJOIN_S = 3.0  # who is back so soon after a leave may never have left; a receiver joins again after 2 s of silence
+DOUBTED_S = 60.0  # whose leaves of that group are not believed at once for so long
+DOUBTED_MAX = 8192  # of such, or of groups that ended by a host's leave, remembered at once: of 8 groups of 1000 hosts
 HEAL_S = 10.0  # a flood that overflows the listener makes us ask no more often than this
 STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most
 
@@ -157,6 +166,7 @@ EXPECT_GROUPS_MAX = 4096  # default size of a tracker, see trackers/__init__.py
 
 # --- packs: whole folders (docs/protocol.md, "Packs") ---
 SHARED_BLOCKS_MEAN = 4  # small files share so many blocks before one is closed: an insertion changes that many
+RUNS_KEPT = 256  # segments of which a share knows where their padding is; 20 us to find out
 PATH_HASH_FACTOR = 0x9E3779B1  # 2^32 divided by the golden ratio, odd: spreads the CRC-32 of similar paths
 LIST_VERSION = 1
 LIST_BLOCK_BYTES = 4096  # of an entry list, whatever --blocksz is: a changed entry costs a few of these
@@ -167,11 +177,11 @@ CHUNK_ENTRIES_MAX = 4096  # what a chunk may claim before it is looked at
 PATHS_BYTES_MAX = 256 << 20  # of all paths written out: front coding lets 6 bytes claim 4096
 XATTR_NAME_BYTES_MAX = 255  # XATTR_NAME_MAX
 XATTR_BYTES_MAX = 65536  # XATTR_SIZE_MAX
+XATTRS_MAX = 1 << 20  # of all entries of a folder: 9 bytes each on the wire, some 300 in memory
 
 # --- files and names ---
 NAME_BYTES_MAX = 4096  # PATH_MAX
 COMPONENT_BYTES_MAX = 255  # NAME_MAX
-FOLDERS_DEEP_MAX = 500  # in each other; 900 or so would overflow Python's stack
 NAME_PREFIX = "name:"  # makes any argument a network name
 READ_BYTES = 4 << 20  # a thread takes on so much of a file at a time; a whole number of blocks of any size
 STEP_BYTES = 256 << 10  # of one read: stays in a core's cache until it is hashed or compared (1.2 times faster)
@@ -232,27 +242,61 @@ LAB_RETRY_S = 0.005
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
 SEND_BUFFER_BYTES = 4 << 20
 MEMORY_BYTES = 256 << 20  # of a receiver, for segments and repair symbols on their way
+HASHES_SEGMENT_BYTES = 512  # of a receiver's memory for each segment of an object: hashes, and what lacks
 MEMORY_BYTES_MIN = 64 << 20  # or the number of channels would hang on it
 MEMORY_BYTES_MAX = 64 << 30
 SEND_TIMEOUT_S = 1  # to wait for room in it: an interface that takes nothing must not stop the others for good
 SEND_FAILED_S = 0.1  # before a stream is tried again whose packets could not be sent
+WELL_S = 10.0  # without a trouble, before it is said again
 ROWS_MAX = 1 << 26  # repair symbols at once: their numbers are 32 bits
 SLOTS_BASE = 16  # segment buffers of a receiver, and two for each channel
 NAP_US = 500  # a receiver that wakes for each packet takes in a third of one that naps
 SEGMENT_CACHE_BYTES = 32 << 20  # of segments a share keeps in memory
 SEGMENT_FILES = 64  # that a share keeps open to read from
+ADOPTED_MAX = 2 * ACTIVE_GROUPS_MAX  # files of packs that have groups, because they were asked for by name
+PACKS_OPEN = 4  # folders that it keeps open, each with FOLDERS_OPEN_MAX of those in it
+CHANGES_S = 0.2  # between two looks at the interfaces: a flood of router advertisements is a flood of changes
+CHANGES_AT_ONCE = 64  # messages of the kernel on them that are read in one go
 TICK_S = 1.0  # how often memberships, trackers and file versions are looked at
 CHECK_FILE_S = 1.0  # how often shared files are looked at while a manifest is asked for
 LOOK_PART = 4.0  # the pause is at least so many times what the last look took: files that change all the time
+FRESH_S = 0.25  # a look at a folder is so long good for its manifest,
+LOOK_WAIT_S = 0.1  # if it takes no longer: some 10,000 files; of larger folders the last look is good
+LOOK_ENTRY_S = 10e-6  # of a look: 8 us, and a little for the machine
+MANIFEST_RETRY_S = 0.01  # while there is none: a look at a small folder takes no longer;
+MANIFEST_RETRY_MAX_S = 0.1  # doubled up to this, for what changed may take long to be read
 EVENTS_AT_ONCE = 8  # segments taken between two looks at the groups
 RUNS_MAX = 16  # pieces of a solved segment that are written one by one; above, all of it is
 POLL_S = 0.05  # how often a receiver looks at silence and time limits
 MANIFESTS_PER_WAKE = 32  # packets of a name's group read in one go: a flood must not starve the rest
 STOP_S = 3.0  # a second Ctrl-C so soon after the first does not break off the cleaning up
-PROGRESS_TERMINAL_S = 0.2  # between two looks of a person
+PROGRESS_TERMINAL_S = 0.25  # between two pictures for a person, at least
+PROGRESS_PART = 0.005  # of the time may go into drawing pictures
+PROGRESS_DRAWING_S = 0.02  # no picture is taken to need more: the first one is slow
+PROGRESS_LOOK_S = 1.0  # between two looks at the pace, for lines in a log
 PROGRESS_S = 10.0  # between two lines in a log
-JOBS_AT_ONCE = 64  # files of a folder on their way together
+PROGRESS_SHARE_S = 60.0  # the same of a share, which may run for months
+PROGRESS_JSON_S = 1.0  # between two pictures for a program
+PROGRESS_FILES = 4  # of those on their way that a person is shown
+SCREEN = (80, 24)  # columns and lines, where the terminal does not tell
+NAME_COLUMNS = 26  # of a name in a picture, at most
+BAR_COLUMNS = 24  # of a bar, at most
+NEAR_RATIO = 0.7  # how alike two words are (difflib) of which one may have been meant by the other
+HEARD_NAMES_MAX = 200  # names that are kept for completion
+HEARD_BYTES_MAX = 1 << 16  # of the file of them: more is not read
+PACE_S = 8.0  # a rate is an average over so long: it should neither jump nor lag behind
+WAITING_S = 1.0  # without an answer before that is shown
+FLUSH_S = 2.0  # files of a folder that are whole are put in their places at least so often
+LEAVES_FACTOR = 4  # block hashes of a folder may take so many times the memory that a receiver is given
 OTHER_ROOTS_MAX = 16  # other contents under our name that are remembered, to be reported once each
+
+# --- least privilege (docs/security.md) ---
+SPARE_LISTENERS = 8  # opened for interfaces that come when the privilege to open one is given up
+WATCHDOG_PART = 0.5  # of the service manager's patience: sd_watchdog_enabled(3) advises a half
+
+# --- talk ---
+TALK_LINES = 8  # at once, of what others on the link can cause,
+TALK_S = 10.0  # and then one in so long: a log of a day stays below 1 MiB
 
 # --- demo ---
 DEMO_BYTES = 24 << 20  # some 2 s at 100 Mbit/s
@@ -272,4 +316,7 @@ PROBE_GAP_S = 0.2  # between two rates: queues run empty
 PROBE_SIZES_BYTES = (1280, 1500, 4096, 9000)  # of IPv6 packets, as far as the interface carries them
 PROBE_COPIES = 5  # of packets of which one must get through
 PROBE_HOPS = 16  # of the packets that count routers
+PROBE_STEPS_MAX = 16  # rates of one test
+PROBE_PACKETS_MAX = 1 << 22  # of one rate, a bit each: 512 KiB
+PROBE_S_MAX = 300.0  # of a whole test: packets without end must not keep a receiver for ever
 PROBE_SILENCE_S = 3.0  # after data: the sender is gone

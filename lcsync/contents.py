@@ -179,11 +179,13 @@ def blocks_from_cache(cache: TreeCache, layout: Layout, blocks: Blocks, versions
     entry. The end of a file, where padding follows, is left to be read.
     """
     size = layout.block_bytes
-    for entry in (layout.sizes >= size).nonzero()[0].tolist():
+    asked: list[tuple[int, int, Version]] = []  # first block, number of whole ones
+    for entry in np.flatnonzero(layout.sizes >= size).tolist():
         version = versions[entry]
         first, whole = int(layout.starts[entry]) // size, int(layout.sizes[entry]) // size
-        if version is None or version.length < whole * size or blocks.known[first : first + whole].all():
-            continue
-        known = cache.get(version, size)
+        if version is not None and version.length >= whole * size and not blocks.known[first : first + whole].all():
+            asked.append((first, whole, version))
+    found = cache.get_many([version for _, _, version in asked], size)
+    for (first, whole, _), known in zip(asked, found, strict=True):
         if known is not None:
             blocks.put(np.arange(first, first + whole), known.tree.leaves[:whole])

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lcsync.const import BLOCK_BYTES, DEMO_BYTES, DEMO_LATE_PART, DEMO_STEP_S, DEMO_TIMEOUT_S
-from lcsync.errors import Error, Stalled, UsageError
+from lcsync.errors import Error, Stalled
 from lcsync.lab import Host, Lab, enter_private_namespaces
+from lcsync.parsing import Parser
 from lcsync.text import human_bytes
 
 NAME = "movie.iso"
-LCSYNC = (sys.executable, "-m", "lcsync", "--no-index")  # it leaves the user's index alone
+LCSYNC = (sys.executable, "-m", "lcsync", "--no-index", "--no-config")  # it leaves alone what is the user's
 
 
 @dataclass
@@ -56,10 +57,18 @@ class _Receiver:
         return self.process is not None and self.process.poll() is not None
 
 
+def parser() -> Parser:
+    """The parser of the command, which has no options of its own."""
+    return Parser(
+        prog="lcsync demo",
+        description="Shares a file on one of four hosts inside this machine,\nand fetches it on the others.",
+        allow_abbrev=False,
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     """Build the hosts, copy, show and check. Error if a copy is not right."""
-    if argv:
-        raise UsageError(reason=f"demo: takes no arguments, not {argv[0]}")
+    parser().parse_args(list(argv))
     enter_private_namespaces()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcsync-demo-")))

@@ -51,7 +51,7 @@ class Destination:
             with above:
                 here = above.status(parts[-1])
                 if here is not None and not stat.S_ISDIR(here.st_mode):
-                    self._make_room_for_folder(above, parts, here)
+                    self.make_room_for_folder(above, parts, here)
                     here = None
                 if here is None:
                     self.report.summary.folders_made += 1
@@ -67,7 +67,8 @@ class Destination:
             self.absent.add(parts)
         return into, into is None
 
-    def _make_room_for_folder(self, above: Folder, parts: Parts, here: os.stat_result) -> None:
+    def make_room_for_folder(self, above: Folder, parts: Parts, here: os.stat_result) -> None:
+        """Remove what is no folder, if it is a file or of a kind that is copied. DestinationError."""
         shown = printable(above.path(parts[-1]))
         if not self.options.keep.takes(here.st_mode):
             link = stat.S_ISLNK(here.st_mode)

@@ -20,13 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from lcsync import const, net
-from lcsync.errors import Error, NoInterface, NoMulticast, NoPrivilege, UsageError
+from lcsync.errors import Error, NoInterface, NoMulticast, NoPrivilege
 from lcsync.finding import Finding
 from lcsync.firewall import Packet, Ruleset
 from lcsync.listener import Listener, own_addresses
 from lcsync.mld import UNSPECIFIED, MldError, Query, Report, ReportV1, is_link_local, parse
+from lcsync.parsing import Parser
 from lcsync.text import human_bytes
 
+EPILOG = """\
+examples:
+  lcsync doctor                   look at all interfaces of this host
+  lcsync doctor -i eth0 --wait 130    and wait longer for a querier
+  lcsync doctor --send -i eth0    on one host, and then
+  lcsync doctor --receive -i eth0     on another: what comes through?"""
 FOUND_EXIT_CODE = 1  # something is wrong
 IFF_RUNNING = 0x40
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
@@ -64,11 +71,13 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of ``lcsync doctor``."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="lcsync doctor",
         allow_abbrev=False,
-        description="Looks whether multicast and MLD work here, and says what helps if not. With --send on one host "
-        "and --receive on another it tests the path between them for real.",
+        description="Looks whether multicast and MLD work here, and says what helps if not.\nWith --send on one host "
+        "and --receive on another it tests the path\nbetween them for real.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("-i", "--interface", action="append", default=[], metavar="IFACE", help="look at this one only")
     p.add_argument("--wait", type=float, metavar="S", help="listen for a querier so long (10), or for a test (60)")
@@ -81,12 +90,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--rate", type=_rate, action="append", metavar="RATE", help="send at this rate; 1M, 10M and 100M unless told"
     )
-    p.error = _usage  # type: ignore[method-assign, assignment]
     return p
-
-
-def _usage(message: str) -> None:
-    raise UsageError(reason=f"{message}; see lcsync doctor --help")
 
 
 def _rate(text: str) -> float:

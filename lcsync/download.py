@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,18 +11,32 @@ from numpy.typing import NDArray
 
 from lcsync import merkle
 from lcsync.const import SEGMENT_BYTES
-from lcsync.merkle import Hashes, Tree
+from lcsync.merkle import Hashes, Tree, runs
+from lcsync.reuse import Blocks
 from lcsync.wire import source_geometry
 
 
 class Store(Protocol):
-    """Where an object is put together; offsets and lengths in bytes."""
+    """Where an object is put together; offsets and lengths in bytes.
+
+    ``settle``: a range is here, verified; said once of each.
+    """
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None: ...
 
     def read_at(self, length: int, offset: int) -> bytes: ...
 
     def read_into(self, view: memoryview, offset: int) -> None: ...
+
+    def settle(self, offset: int, length: int) -> None: ...
+
+
+class Shelves(Protocol):
+    """Where blocks may be found by their hash, and of which segments the block hashes would help."""
+
+    def useful(self) -> NDArray[np.bool_]: ...
+
+    def block(self, leaf: bytes) -> bytes | None: ...
 
 
 class Download:
@@ -54,6 +68,10 @@ class Download:
         self._old: Tree | None = None
         self._old_store: Store | None = None
         self._old_blocks: dict[bytes, int] = {}
+        self._shelves: Shelves | None = None
+        self.padding: Callable[[int], NDArray[np.bool_]] | None = None  # symbols of a segment known to be zeros
+        self.unwanted: NDArray[np.bool_] | None = None  # segments that may lack for good
+        self.blocks: Blocks | None = None  # all block hashes that become known, if they are to be kept
         self._leaves: dict[int, Hashes] = {}
         self._checked: dict[int, NDArray[np.bool_]] = {}  # blocks of a segment that are here and right
         self._doubtful: set[int] = set()  # segments in the store of which not all blocks are right
@@ -97,6 +115,10 @@ class Download:
     def segment_hash(self, segment: int) -> bytes:
         return self.node_hash(0, segment)
 
+    def content_of(self, segment: int) -> tuple[bytes, int]:
+        """What tells a segment's content: its hash and size, for a forger gives one hash to two sizes."""
+        return self.segment_hash(segment), self.geometry.segment_size(segment)
+
     def blocks_under(self, segments: range) -> int:
         """Blocks of these segments, which may be the last ones."""
         per = SEGMENT_BYTES // self.block_bytes
@@ -108,13 +130,16 @@ class Download:
             return self.outline[segment : segment + 1]
         return self._leaves.get(segment)
 
-    def compare(self, old: Tree | None, store: Store, old_store: Store | None) -> None:
+    def compare(
+        self, old: Tree | None, store: Store, old_store: Store | None, shelves: Shelves | None = None
+    ) -> None:
         """See what is here already: in place, elsewhere in the old content, or nothing but zeros.
 
-        ``store`` starts as a copy of ``old``, whose bytes ``old_store`` reads.
+        ``store`` starts as a copy of ``old``, whose bytes ``old_store`` reads; or blocks are found on ``shelves``.
         """
         self.store = store
         self._old = old
+        self._shelves = shelves
         count = len(self.outline)
         self.lack = np.ones(count, bool)
         self.asked = np.zeros(count, bool)
@@ -124,13 +149,19 @@ class Download:
         self.plain = np.zeros(count, bool)
         self.symbols = np.full(count, self.geometry.symbols(0))
         self.symbols[-1] = self.geometry.symbols(count - 1)
+        useful = shelves.useful() if shelves is not None else np.zeros(count, bool)
         places: dict[bytes, int] = {}
         here = 0
         if old is not None and old.length:
             here = len(old.outline)
             both = min(here, count)
             self.lack[:both] = (self.outline[:both] != old.outline[:both]).any(axis=1)
-            places = {h.tobytes(): i for i, h in enumerate(old.outline)}
+            places = {h.tobytes(): i for i, h in enumerate(old.outline)} if old_store is not None else {}
+        if self.unwanted is not None:
+            self.lack &= ~self.unwanted
+        for first, stop in runs(~self.lack).tolist():
+            start = first * SEGMENT_BYTES
+            store.settle(start, min(stop * SEGMENT_BYTES, self.length) - start)
         zeros = _zero_hashes(self.length, self.block_bytes) if self.lack.any() else {}
         for segment in np.flatnonzero(self.lack).tolist():
             digest = self.segment_hash(segment)
@@ -139,9 +170,12 @@ class Download:
             elif digest in places and old_store is not None:
                 source = places[digest] * SEGMENT_BYTES
                 self._put(segment, old_store.read_at(self.geometry.segment_size(segment), source))
-            elif segment < here:
+            elif segment < here if shelves is None else useful[segment]:
                 self.asked[segment] = True
-        if self.asked.any() and old is not None:
+        if self.padding is not None:
+            for segment in np.flatnonzero(self.lack).tolist():
+                self.symbols[segment] -= np.count_nonzero(self.padding(segment))
+        if self.asked.any() and old is not None and shelves is None:
             self._old_store = old_store
             self._old_blocks = {h.tobytes(): i for i, h in enumerate(old.leaves)}
         self.ready = True
@@ -154,12 +188,26 @@ class Download:
     def _put(self, segment: int, data: bytes | memoryview) -> bool:
         """Write a whole segment if it is what its hash says."""
         assert self.store is not None
+        if len(data) != self.geometry.segment_size(segment):  # the last one has the hash of a longer one: a forger's
+            return False
         leaves = merkle.hash_leaves(data, self.block_bytes)
         if merkle.top(leaves) != self.segment_hash(segment):
             return False
         self.store.write_at(data, segment * SEGMENT_BYTES)
-        self.lack[segment] = self.asked[segment] = False
+        self._here(segment, leaves)
         return True
+
+    def _here(self, segment: int, leaves: Hashes) -> None:
+        """A segment is in the store, and right."""
+        assert self.store is not None
+        self.lack[segment] = self.asked[segment] = False
+        self._learn(segment, leaves)
+        self.store.settle(segment * SEGMENT_BYTES, self.geometry.segment_size(segment))
+
+    def _learn(self, segment: int, leaves: Hashes) -> None:
+        if self.blocks is not None:
+            first = segment * (SEGMENT_BYTES // self.block_bytes)
+            self.blocks.put(np.arange(first, first + len(leaves)), leaves)
 
     def set_leaves(self, segment: int, data: bytes | memoryview) -> bool:
         """Take the block hashes of a segment if its hash says so, and find out which blocks are here."""
@@ -169,6 +217,7 @@ class Download:
             return False
         self._leaves[segment] = leaves
         self.asked[segment] = False
+        self._learn(segment, leaves)
         if segment in self._doubtful:
             size = self.geometry.segment_size(segment)
             here = merkle.hash_leaves(self.store.read_at(size, segment * SEGMENT_BYTES), self.block_bytes)
@@ -178,28 +227,43 @@ class Download:
         per = SEGMENT_BYTES // self.block_bytes
         for i, leaf in enumerate(leaves):
             at = segment * per + i
-            old = self._old_blocks.get(leaf.tobytes())
             if self._old is not None and at < len(self._old.leaves) and (self._old.leaves[at] == leaf).all():
                 checked[i] = True
-            elif old is not None and self._old_store is not None:
-                start = at * self.block_bytes
-                size = min(self.block_bytes, self.length - start)
-                block = self._old_store.read_at(size, old * self.block_bytes)
-                if merkle.hash_leaves(block, self.block_bytes).tobytes() == leaf.tobytes():
-                    self.store.write_at(block, start)
-                    checked[i] = True
+            elif (block := self._elsewhere(leaf.tobytes(), at)) is not None:
+                self.store.write_at(block, at * self.block_bytes)
+                checked[i] = True
         self._checked[segment] = checked
         self.missing_bytes -= sum(
             min(self.block_bytes, self.length - (segment * per + i) * self.block_bytes)
             for i in np.flatnonzero(checked).tolist()
         )
         if checked.all():
-            self.lack[segment] = False
+            self._here(segment, leaves)
         return True
+
+    def _elsewhere(self, leaf: bytes, at: int) -> bytes | None:
+        """A block with this hash from another place, verified."""
+        if self._shelves is not None:
+            return self._shelves.block(leaf)
+        old = self._old_blocks.get(leaf)
+        if old is None or self._old_store is None:
+            return None
+        size = min(self.block_bytes, self.length - at * self.block_bytes)
+        block = self._old_store.read_at(size, old * self.block_bytes)
+        return block if merkle.hash_leaves(block, self.block_bytes).tobytes() == leaf else None
 
     def blocks_here(self, segment: int) -> NDArray[np.bool_] | None:
         """Which blocks of a lacking segment are in the store, verified; None: none."""
         return self._checked.get(segment)
+
+    def symbols_here(self, segment: int) -> NDArray[np.bool_] | None:
+        """Which source symbols of a lacking segment need not come: in the store, or padding; None: none."""
+        blocks = self._checked.get(segment)
+        marks = None if self.padding is None else self.padding(segment)
+        if blocks is None:
+            return marks
+        here = np.repeat(blocks, -(-self.block_bytes // self.symbol_bytes))[: self.geometry.symbols(segment)]
+        return here if marks is None else here | marks
 
     def fill(self, segment: int, data: memoryview, runs: Sequence[tuple[int, int]]) -> None:
         """Read what is in the store into a segment's ``data``: all but ``runs``."""
@@ -220,9 +284,11 @@ class Download:
         start = segment * SEGMENT_BYTES
         leaves = merkle.hash_leaves(data, self.block_bytes)
         if merkle.top(leaves) == self.segment_hash(segment):
+            if self.padding is not None and segment not in self._checked:
+                runs = [(0, len(data))]  # only padding is between them, or what was written before
             for offset, length in runs:
                 self.store.write_at(data[offset : offset + length], start + offset)
-            self.lack[segment] = False
+            self._here(segment, leaves)
             self._leaves.pop(segment, None)
             self._checked.pop(segment, None)
             self._doubtful.discard(segment)
@@ -238,7 +304,7 @@ class Download:
         """The same segment came for another place: verified already, write it here too."""
         assert self.store is not None
         self.store.write_at(data, segment * SEGMENT_BYTES)
-        self.lack[segment] = self.asked[segment] = False
+        self._here(segment, merkle.hash_leaves(data, self.block_bytes) if self.blocks is not None else self.outline[:0])
 
 
 def _zero_hashes(length: int, block_bytes: int) -> dict[bytes, int]:

@@ -33,6 +33,7 @@ from lcsync.const import (
     PATHS_BYTES_MAX,
     XATTR_BYTES_MAX,
     XATTR_NAME_BYTES_MAX,
+    XATTRS_MAX,
 )
 from lcsync.pack import path_hashes
 from lcsync.paths import safe_relative
@@ -48,7 +49,7 @@ class Kind(IntEnum):
     FILE = 0
     FOLDER = 1
     SYMLINK = 2
-    HARDLINK = 3  # another name of a file that is earlier in the list
+    HARDLINK = 3  # another name of what is earlier in the list, and no folder
     FIFO = 4
     SOCKET = 5
     CHARACTER = 6  # device
@@ -69,7 +70,7 @@ class Entries:
     """What is in a folder, by column: ``paths`` relative to it, in byte order; the first is empty, the folder itself.
 
     ``kinds`` uint8, ``sizes`` int64 in bytes, 0 for all but files; ``links`` the target of a symbolic link, or the path
-    of the file that a hard link is; ``devices`` major and minor number. The others may be absent: ``modes`` uint16, 12
+    of what a hard link is; ``devices`` major and minor number. The others may be absent: ``modes`` uint16, 12
     permission bits; ``mtimes_ns`` int64 since the epoch; ``uids`` and ``gids`` uint32, both or none, ``users`` and
     ``groups`` the names of those that have one; ``xattrs`` of the entries that have some.
     """
@@ -210,6 +211,7 @@ class _Parts:
 
     paths: list[bytes] = field(default_factory=list)
     path_bytes: int = 0
+    xattrs: int = 0
     lists: dict[int, list[Unsigned]] = field(default_factory=dict)
 
 
@@ -265,11 +267,11 @@ def _take(parts: _Parts, entries: Entries, sections: dict[int, bytes], count: in
     _take_links(entries, sections, [i for i, kind in special if kind in LINKS])
     _take_devices(entries, sections, [i for i, kind in special if kind in DEVICES])
     for number, names in ((USER_IDS, entries.users), (GROUP_IDS, entries.groups)):
-        for ident, name in _read_names(sections, number).items():
+        for ident, name in _read_names(sections, number, count).items():
             if names.setdefault(ident, name) != name:
                 raise EntriesError("an owner of two names")
     if entries.xattrs is not None:
-        _take_xattrs(entries.xattrs, sections, first, count)
+        parts.xattrs += _take_xattrs(entries.xattrs, sections, first, count, XATTRS_MAX - parts.xattrs)
 
 
 def _check_order(paths: Sequence[bytes]) -> None:
@@ -277,45 +279,50 @@ def _check_order(paths: Sequence[bytes]) -> None:
         raise EntriesError("entries out of order")
 
 
-def _strings(sections: dict[int, bytes], lengths: int, text: int, width: int, most: int) -> list[bytes]:
-    sizes = columns.unpack_plain(sections.get(lengths, b""), width)
+def _strings(sections: dict[int, bytes], lengths: int, text: int, width: int, most: int, count: int) -> list[bytes]:
+    """``count`` byte strings at most, of ``most`` bytes at most: a table of nothing but lengths costs no memory."""
+    sizes = columns.unpack_plain(sections.get(lengths, b""), width, count)
     if any(size > most for size in sizes):
         raise EntriesError("a byte string that is too long")
     return columns.cut(sections.get(text, b""), sizes)
 
 
 def _take_links(entries: Entries, sections: dict[int, bytes], numbers: list[int]) -> None:
-    targets = _strings(sections, LINK_LENGTHS, LINK_BYTES, 2, NAME_BYTES_MAX)
+    targets = _strings(sections, LINK_LENGTHS, LINK_BYTES, 2, NAME_BYTES_MAX, len(numbers))
     if len(targets) != len(numbers) or any(not target or b"\0" in target for target in targets):
         raise EntriesError("a link that leads nowhere")
     entries.links.update(zip(numbers, targets, strict=True))
 
 
 def _take_devices(entries: Entries, sections: dict[int, bytes], numbers: list[int]) -> None:
-    flat = columns.unpack_plain(sections.get(NUMBERS, b""), 4)
+    flat = columns.unpack_plain(sections.get(NUMBERS, b""), 4, 2 * len(numbers))
     if len(flat) != 2 * len(numbers):
         raise EntriesError("a device without its numbers")
     entries.devices.update(zip(numbers, zip(flat[::2], flat[1::2], strict=True), strict=True))
 
 
-def _read_names(sections: dict[int, bytes], number: int) -> dict[int, bytes]:
-    ids = columns.unpack_plain(sections.get(number, b""), 4)
-    names = _strings(sections, number + 1, number + 2, 2, XATTR_NAME_BYTES_MAX)
+def _read_names(sections: dict[int, bytes], number: int, count: int) -> dict[int, bytes]:
+    ids = columns.unpack_plain(sections.get(number, b""), 4, count)
+    names = _strings(sections, number + 1, number + 2, 2, XATTR_NAME_BYTES_MAX, count)
     if len(ids) != len(names) or any(not name or b"\0" in name for name in names):
         raise EntriesError("an owner without a name")
     return dict(zip(ids, names, strict=True))
 
 
-def _take_xattrs(xattrs: dict[int, dict[bytes, bytes]], sections: dict[int, bytes], first: int, count: int) -> None:
-    owners = columns.unpack_plain(sections.get(XATTR_OWNERS, b""), 2)
-    names = _strings(sections, XATTR_LENGTHS, XATTR_NAMES, 2, XATTR_NAME_BYTES_MAX)
-    values = _strings(sections, XATTR_SIZES, XATTR_VALUES, 4, XATTR_BYTES_MAX)
+def _take_xattrs(
+    xattrs: dict[int, dict[bytes, bytes]], sections: dict[int, bytes], first: int, count: int, most: int
+) -> int:
+    """How many there were, ``most`` at most."""
+    owners = columns.unpack_plain(sections.get(XATTR_OWNERS, b""), 2, most)
+    names = _strings(sections, XATTR_LENGTHS, XATTR_NAMES, 2, XATTR_NAME_BYTES_MAX, most)
+    values = _strings(sections, XATTR_SIZES, XATTR_VALUES, 4, XATTR_BYTES_MAX, most)
     if not len(owners) == len(names) == len(values) or any(owner >= count for owner in owners):
         raise EntriesError("an extended attribute without an owner")
     if any(not name or b"\0" in name for name in names):
         raise EntriesError("an extended attribute without a name")
     for owner, name, value in zip(owners, names, values, strict=True):
         xattrs.setdefault(first + owner, {})[name] = value
+    return len(owners)
 
 
 def _join(parts: _Parts, entries: Entries) -> None:
@@ -356,9 +363,9 @@ def _check(entries: Entries) -> None:
         raise EntriesError("more bytes than a folder may have")
     hard = entries.of_kind(Kind.HARDLINK)
     if hard:
-        numbers = {paths[i]: i for i in entries.of_kind(Kind.FILE)}
+        numbers = {paths[i]: i for i in np.flatnonzero((kinds != Kind.FOLDER) & (kinds != Kind.HARDLINK)).tolist()}
         if not all(numbers.get(entries.links[i], i) < i for i in hard):
-            raise EntriesError("a hard link to what is no file before it")
+            raise EntriesError("a hard link to nothing before it that may have one")
 
 
 def _all_safe(paths: Sequence[bytes]) -> bool:

@@ -7,6 +7,8 @@ Only ``cli.main`` prints them. Codes are listed in the manual page.
 
 from __future__ import annotations
 
+from lcsync.nearest import did_you_mean
+
 
 class Error(Exception):
     """{reason}"""
@@ -25,9 +27,12 @@ class UsageError(Error):
 
 
 class NoInterface(Error):
-    """{name}: no such interface (have: {have})"""
+    """{name}: no such interface (have: {have}){hint}"""
 
     exit_code = 3
+
+    def __init__(self, *, name: str, have: str) -> None:
+        super().__init__(name=name, have=have, hint=did_you_mean(name, have.split(", ")))
 
 
 class NoMulticast(Error):
@@ -44,9 +49,18 @@ class NoPrivilege(Error):
 
 class NobodyShares(Error):
     """{name}: no answer in {timeout_s:g} s; is it shared, on this network, under this name, --scope and key? \
-Does a firewall here drop UDP port {port}?"""
+Does a firewall here drop UDP port {port}?{hint}"""
 
     exit_code = 6
+
+    def __init__(self, *, name: str, timeout_s: float, port: int, hint: str = "") -> None:
+        super().__init__(name=name, timeout_s=timeout_s, port=port, hint=hint)
+        self._asked = name, timeout_s, port
+
+    def with_hint(self, hint: str) -> NobodyShares:
+        """The same, with what may have been meant."""
+        name, timeout_s, port = self._asked
+        return NobodyShares(name=name, timeout_s=timeout_s, port=port, hint=hint)
 
 
 class SourceError(Error):

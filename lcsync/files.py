@@ -14,10 +14,8 @@ import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -43,9 +41,9 @@ from lcsync.pieces import in_order
 from lcsync.text import human_bytes
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
-Statuses = list[tuple[bytes, os.stat_result | OSError]]
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+TEMPORARY_MARK = b".lcsync-"  # in the name of each
 TEMPORARY = re.compile(rb"\..+\.lcsync-[0-9a-f]{8}", re.DOTALL)
 BACKUP_SUFFIX = b"~"
 NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}  # what link(2) says where it can't
@@ -202,20 +200,6 @@ def names_in(folder_fd: int) -> list[bytes]:
         return sorted(os.fsencode(entry.name) for entry in entries)
 
 
-def statuses_in(folder_fd: int) -> Statuses:
-    """The names in a source folder, in byte order, each with its status (of a symbolic link: its own) or why not."""
-    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # os.fsencode looks each time
-    found: Statuses = []
-    with source_errors(folder_fd), os.scandir(folder_fd) as entries:
-        for entry in entries:
-            try:
-                status: os.stat_result | OSError = entry.stat(follow_symlinks=False)
-            except OSError as error:
-                status = error
-            found.append((entry.name.encode(encoding, errors), status))
-    return sorted(found, key=itemgetter(0))
-
-
 @contextmanager
 def closing(fd: int) -> Iterator[int]:
     """Closes ``fd`` at the end."""
@@ -271,6 +255,11 @@ def resolve_destination(dest: str, base_name: bytes) -> str:
 def temporary_name(name: bytes) -> bytes:
     """A name that nothing has, for what will be ``name``; those of dead runs are found by TEMPORARY."""
     return b".%s.lcsync-%s" % (name[: COMPONENT_BYTES_MAX - 17], secrets.token_hex(4).encode())
+
+
+def temporaries_of(name: bytes) -> re.Pattern[bytes]:
+    """The names that ``temporary_name`` may give for it."""
+    return re.compile(rb"\.%s\.lcsync-[0-9a-f]{8}" % re.escape(name[: COMPONENT_BYTES_MAX - 17]), re.DOTALL)
 
 
 def lock(fd: int, wait: bool = True) -> bool:
@@ -442,6 +431,9 @@ class Target:
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill ``view`` from ``offset``, up to the end of the file."""
         read_into(self.fd, view, offset)
+
+    def settle(self, offset: int, length: int) -> None:
+        """A range is right: nothing to do, as the whole file goes to its place at once."""
 
     def copy_within(self, src_offset: int, dst_offset: int, length: int) -> None:
         """Copy a range of the file onto another one of the same length; they may overlap."""

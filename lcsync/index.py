@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
-"""What a share offers: files → trees, folders → lists, names → manifests; and the way back to the bytes."""
+"""What a share offers: files → trees, folders → packs, names → manifests; and the way back to the bytes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-from lcsync import files, listing, merkle
+from lcsync import files, merkle, packing
 from lcsync.cache import Known, TreeCache
-from lcsync.const import FOLDERS_DEEP_MAX, INLINE_BYTES_MAX, MTIME_NS_MAX
+from lcsync.columns import ColumnError
+from lcsync.const import INLINE_BYTES_MAX, MTIME_NS_MAX
 from lcsync.errors import SourceError, UsageError
-from lcsync.listing import Row
 from lcsync.manifest import Content, describe
 from lcsync.merkle import Tree
+from lcsync.packing import ALL, What
+from lcsync.packitem import PackItem
 from lcsync.paths import printable
+from lcsync.reuse import State
+from lcsync.segments import OpenFiles, Source
 
-Progress = Callable[[bytes, int, int], None]  # path, bytes done, bytes in all
+Progress = Callable[[bytes, int], None]  # path, bytes done
 
 
 @dataclass(eq=False, slots=True)
 class Item:
-    """A shared name: ``version`` of the file or folder at ``path``; a folder's list of entries is ``data``."""
+    """A shared file: ``version`` of what is at ``path``; the content is ``data``, if it is short."""
 
     name: bytes
     path: bytes
     tree: Tree
-    kind: Content
     mode: int
     mtime_ns: int
     serial: int
@@ -37,22 +42,44 @@ class Item:
     changed: bool = False  # the file is no longer what its tree says
 
     @property
-    def inline(self) -> bytes | None:
-        """The content, if it is so short that it travels in the manifest."""
-        return self.data if self.tree.length <= INLINE_BYTES_MAX else None
+    def kind(self) -> Content:
+        return Content.FILE
+
+    @property
+    def root(self) -> bytes:
+        return self.tree.root
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return self.tree.length
 
     def manifest(self, symbol_bytes: int, spare: int = 0) -> bytes:
         """The packet that describes the name, with ``spare`` bytes left for a signature."""
         return describe(
-            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.inline, spare
+            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.data, spare
         ).encode()
+
+    def sources(self) -> list[Source]:
+        """What has groups of its own: nothing if the content travels in the manifest."""
+        return [self] if self.data is None else []
+
+    def read(self, opened: OpenFiles, view: memoryview, start: int) -> int:
+        return os.preadv(opened.file(self.path, self.version), [view], start)
+
+    def spoil(self, segment: int) -> None:
+        self.changed = True
 
     def is_still(self, path: bytes, version: files.Version) -> bool:
         """Whether this is the file that has this version now, with the content that was hashed."""
-        return self.kind is Content.FILE and self.path == path and not self.changed and self.version == version
+        return self.path == path and not self.changed and self.version == version
+
+    def seems_changed(self) -> bool:
+        """The same as `looks_changed`: of a file that is known at once."""
+        return self.looks_changed()
 
     def looks_changed(self) -> bool:
-        """Whether the file at the path is no longer the one that was hashed, or the folder has other names in it."""
+        """Whether the file at the path is no longer the one that was hashed."""
         if not self.changed:
             try:
                 self.changed = files.version_of(os.stat(self.path)) != self.version
@@ -74,11 +101,13 @@ class Index:
         progress: Progress | None = None,
         before: Index | None = None,
         cache: TreeCache | None = None,
+        what: What = ALL,
     ) -> None:
         self.block_bytes = block_bytes
         self.cache = cache or TreeCache(None)
         self.progress = progress
-        self.items: list[Item] = []
+        self.what = what
+        self.items: list[Item | PackItem] = []
         self.skipped: list[str] = []
         self.given: list[tuple[bytes, bytes]] = []
         self.missing: list[bytes] = []  # paths that were given and can't be read now
@@ -88,13 +117,12 @@ class Index:
     def add(self, name: bytes, path: bytes) -> None:
         """Share a file or a folder under ``name``. SourceError; UsageError if the name is taken."""
         self.given.append((name, path))
-        if files.is_folder(path):
-            self._folder(name, path)
-        else:
-            self._put(self._one(name, path))
+        self._put(self._folder(name, path) if files.is_folder(path) else self._one(name, path))
 
-    def _put(self, item: Item) -> None:
-        if item.name in self._names:
+    def _put(self, item: Item | PackItem) -> None:
+        packs = [other for other in self.items if isinstance(other, PackItem)]
+        taken = item.name in self._names or any(pack.entry_of(item.name) >= 0 for pack in packs)
+        if taken or (isinstance(item, PackItem) and any(item.entry_of(name) >= 0 for name in self._names)):
             name, path = printable(item.name), printable(item.path)
             raise UsageError(reason=f"two paths under one name, {name}; give one another: OTHER={path}")
         self._names.add(item.name)
@@ -105,8 +133,8 @@ class Index:
         return any([item.looks_changed() for item in self.items]) or any(map(os.path.lexists, self.missing))
 
     def again(self) -> Index:
-        """A new index of the same names: changed files are hashed, the others keep their trees."""
-        fresh = Index(self.block_bytes, self.progress, self, self.cache)
+        """A new index of the same names, once `looks_changed`: what changed is hashed, the rest keeps its trees."""
+        fresh = Index(self.block_bytes, self.progress, self, self.cache, self.what)
         for name, path in self.given:
             try:
                 fresh.add(name, path)
@@ -116,72 +144,37 @@ class Index:
         fresh._before = {}
         return fresh
 
-    def _folder(self, name: bytes, path: bytes, depth: int = 1) -> list[Row]:
-        """Add all below a folder, then the list of it; returns its rows, but with whole names."""
+    def keep(self) -> None:
+        """Write to the index on disk what is not there yet."""
+        for item in self.items:
+            if isinstance(item, PackItem) and not item.kept:
+                item.kept = True
+                data = item.pack.state().to_bytes()
+                self.cache.put_folder(item.version.device, item.version.inode, self.block_bytes, data)
+        self.cache.flush()
+
+    def _folder(self, name: bytes, path: bytes) -> PackItem:
+        old = self._before.get(name)
+        old_pack = old if isinstance(old, PackItem) and old.path == path else None
+        if old_pack and not old_pack.changed:
+            self.skipped += _below(path, old_pack.pack.skipped)
+            return old_pack
         with files.closing(files.open_folder(path, source=True)) as fd:
-            found = files.statuses_in(fd)
-            info = os.fstat(fd)
-        path_head, name_head = os.path.join(path, b""), name + b"/"
-        rows = self._files(name_head, path_head, found)
-        for base, status in found:
-            below = path_head + base
-            if isinstance(status, OSError):
-                self.skipped.append(_why(below, status))
-            elif stat.S_ISDIR(status.st_mode) and depth == FOLDERS_DEEP_MAX:
-                self.skipped.append(f"{printable(below)}: too many folders in each other, not shared")
-            elif stat.S_ISDIR(status.st_mode):
-                try:
-                    rows += self._folder(name_head + base, below, depth + 1)
-                except SourceError as error:
-                    self.skipped.append(str(error))
-                except OSError as error:
-                    self.skipped.append(_why(below, error))
-            elif not stat.S_ISREG(status.st_mode):
-                self.skipped.append(f"{printable(below)}: is a {files.kind_of(status.st_mode)}, not shared")
-        cut = len(name_head)
-        data = listing.encode_rows([(row[0][cut:], *row[1:]) for row in rows])
-        tree = Tree(len(data), self.block_bytes, merkle.hash_leaves(data, self.block_bytes))
-        mode, mtime_ns = stat.S_IMODE(info.st_mode), _mtime_ns(info)
-        old = self._before.get(name)
-        serial = old.serial if old and old.tree.root == tree.root else self._serial(old)
-        self._put(Item(name, path, tree, Content.LIST, mode, mtime_ns, serial, files.version_of(info), data))
-        return rows
+            seen = files.version(fd)
+            state = old_pack.pack.state() if old_pack else self._kept_of(seen)
+            report = partial(self.progress, path) if self.progress else None
+            wrong = old_pack.wrong if old_pack else frozenset()
+            made = packing.pack(path, fd, self.block_bytes, self.what, state, self.cache, report, wrong)
+        self.skipped += _below(path, made.skipped)
+        serial = old.serial if old and old.root == made.root else self._serial(old)
+        return PackItem(name, path, made, serial, seen, kept=made.is_state_of(state))
 
-    def _files(self, name_head: bytes, path_head: bytes, found: files.Statuses) -> list[Row]:
-        """Add the files right in a folder; returns their rows, with whole names."""
-        here = [
-            (name_head + base, path_head + base, status, files.version_of(status))
-            for base, status in found
-            if not isinstance(status, OSError) and stat.S_ISREG(status.st_mode)
-        ]
-        rows: list[Row] = []
-        known = self._known([(name, path, seen) for name, path, _, seen in here])
-        for (name, path, status, seen), entry in zip(here, known, strict=True):
-            try:
-                item = self._file(name, path, status, seen, entry)
-            except SourceError as error:
-                self.skipped.append(str(error))
-            except OSError as error:
-                self.skipped.append(_why(path, error))
-            else:
-                self._put(item)
-                tree, content = item.tree, item.inline
-                rows.append((name, tree.length, item.mode, item.mtime_ns, tree.top if content is None else content))
-        return rows
-
-    def _known(self, asked: list[tuple[bytes, bytes, files.Version]]) -> list[Known | None]:
-        """What the index on disk has of files of a name, path and version; None for those that are as before, too."""
-        if not self._before:
-            return self.cache.get_many([seen for _, _, seen in asked], self.block_bytes)
-        news = [i for i, (name, path, seen) in enumerate(asked) if not self._is_still(name, path, seen)]
-        known: list[Known | None] = [None] * len(asked)
-        for i, entry in zip(news, self.cache.get_many([asked[i][2] for i in news], self.block_bytes), strict=True):
-            known[i] = entry
-        return known
-
-    def _is_still(self, name: bytes, path: bytes, seen: files.Version) -> bool:
-        old = self._before.get(name)
-        return old is not None and old.is_still(path, seen)
+    def _kept_of(self, folder: files.Version) -> State | None:
+        """What the index on disk knows of a folder."""
+        data = self.cache.folder(folder.device, folder.inode, self.block_bytes)
+        with suppress(ColumnError, ValueError):
+            return State.from_bytes(data) if data is not None else None
+        return None
 
     def _one(self, name: bytes, path: bytes) -> Item:
         """The item of a file that was given by itself."""
@@ -190,29 +183,32 @@ class Index:
         except SourceError as error:
             return self._still_there(path, self._before.get(name), error)
         seen = files.version_of(status)
-        return self._file(name, path, status, seen, *self._known([(name, path, seen)]))
-
-    def _file(self, name: bytes, path: bytes, status: os.stat_result, seen: files.Version, known: Known | None) -> Item:
-        """The item of a file. One that is ``known`` to the index on disk is not even opened."""
         old = self._before.get(name)
-        if old and old.is_still(path, seen):
+        if isinstance(old, Item) and old.is_still(path, seen):
             return old
-        if known and not (old and old.changed and old.version == seen):  # else its content is another all the same
+        known = self._known(old, seen)
+        if known:  # it is not even opened
             return self._item(name, path, known.tree, status, seen, known.inline, old)
         try:
             return self._read(name, path, old)
         except SourceError as error:
             return self._still_there(path, old, error)
 
+    def _known(self, old: Item | PackItem | None, seen: files.Version) -> Known | None:
+        """What the index on disk has of a file, unless its content turned out to be another."""
+        if old and old.changed and old.version == seen:
+            return None
+        return self.cache.get(seen, self.block_bytes)
+
     @staticmethod
-    def _still_there(path: bytes, old: Item | None, error: SourceError) -> Item:
+    def _still_there(path: bytes, old: Item | PackItem | None, error: SourceError) -> Item:
         """A file that is being written to just now: the old item, unsent until the file is read again."""
-        if old is None or old.kind is not Content.FILE or not os.path.lexists(path):
+        if not isinstance(old, Item) or not os.path.lexists(path):
             raise error
         old.changed = True
         return old
 
-    def _read(self, name: bytes, path: bytes, old: Item | None) -> Item:
+    def _read(self, name: bytes, path: bytes, old: Item | PackItem | None) -> Item:
         looked_ns = time.time_ns()
         with files.closing(files.open_source(path)) as fd:
             info = os.fstat(fd)
@@ -220,7 +216,7 @@ class Index:
 
             def report(done: int) -> None:
                 if self.progress:
-                    self.progress(path, done, seen.length)
+                    self.progress(path, done)
 
             tree = files.read_block_hashes(fd, seen.length, self.block_bytes, report)
             data = files.read_start(fd, INLINE_BYTES_MAX) if seen.length <= INLINE_BYTES_MAX else None
@@ -237,13 +233,13 @@ class Index:
         info: os.stat_result,
         seen: files.Version,
         data: bytes | None,
-        old: Item | None,
+        old: Item | PackItem | None,
     ) -> Item:
         mode, mtime_ns = stat.S_IMODE(info.st_mode), _mtime_ns(info)
-        return Item(name, path, tree, Content.FILE, mode, mtime_ns, self._serial(old), seen, data)
+        return Item(name, path, tree, mode, mtime_ns, self._serial(old), seen, data)
 
     @staticmethod
-    def _serial(old: Item | None) -> int:
+    def _serial(old: Item | PackItem | None) -> int:
         """Never falls, for this process; nor across its restarts, while the clock does not."""
         return max(time.time_ns(), old.serial + 1 if old else 0)
 
@@ -253,5 +249,6 @@ def _mtime_ns(info: os.stat_result) -> int:
     return min(max(0, info.st_mtime_ns), MTIME_NS_MAX)
 
 
-def _why(path: bytes, error: OSError) -> str:
-    return f"{printable(path)}: {(error.strerror or str(error)).lower()}"
+def _below(folder: bytes, lines: list[str]) -> list[str]:
+    """What is said of paths in a folder, with the folder."""
+    return [f"{printable(folder)}/{line}" for line in lines]

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import TextIO
 
 from lcsync import attributes
 from lcsync.attributes import NOTHING, SET_ID, Entry, Keep, NotSet
 from lcsync.const import BLOCK_BYTES
 from lcsync.errors import DestinationError, SourceError
+from lcsync.events import Writer
 from lcsync.filters import NO_RULES, Rules
 from lcsync.paths import printable
 from lcsync.text import human_bytes
@@ -55,6 +55,17 @@ class Summary:
     set_id_dropped: int = 0  # that do so in the source, but not here
     seconds: float = 0.0
 
+    def in_all(self, dry_run: bool) -> str:
+        """All that was done, in a line."""
+        speed = self.bytes_compared / max(self.seconds, 1e-9) / 1e9
+        unread = f", {self.files_unread} of them known to be equal" if self.files_unread else ""
+        others = f"; {self}" if str(self) else ""
+        return (
+            f"compared {self.files_compared} files, {human_bytes(self.bytes_compared)}{unread}; "
+            f"{'would write' if dry_run else 'wrote'} {human_bytes(self.bytes_written)} "
+            f"in {self.files_changed}; {self.seconds:.2f} s, {speed:.2f} GB/s{others}"
+        )
+
     def __str__(self) -> str:
         """The counts besides those of compared and written files, as far as there are any."""
         counts = {
@@ -78,7 +89,7 @@ class Report:
     """Counts, tells, and remembers what went wrong."""
 
     options: Options
-    out: TextIO | None
+    out: Writer | None
     summary: Summary = field(default_factory=Summary)
     failures: int = 0
     undressed: int = 0  # things that lack some of their attributes
@@ -113,10 +124,11 @@ class Report:
             self.undressed += 1
             self._remember(DestinationError(path=printable(shown), reason=f"can't be given its {error}"))
         else:
-            self._say_set_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
+            if stat.S_ISREG(entry.mode) and entry.mode & SET_ID:
+                self._say_set_id(shown, entry, attributes.wanted(entry, keep, os.stat(at)).mode)
 
     def _say_set_id(self, shown: str, entry: Entry, mode: int | None) -> None:
-        if mode is None or not stat.S_ISREG(entry.mode) or not entry.mode & SET_ID:
+        if mode is None:
             return
         if mode & SET_ID == entry.mode & SET_ID:
             self.summary.set_id += 1

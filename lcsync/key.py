@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from lcsync import keyfiles, keys
+from lcsync.const import PASSWORD_VARIABLE
 from lcsync.errors import BadKey, UsageError
 from lcsync.paths import printable
-
-PASSWORD_VARIABLE = "LCSYNC_PASSWORD"
 
 
 def of_options(args: argparse.Namespace) -> bytes:

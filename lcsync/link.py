@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 
 from lcsync import net
-from lcsync.const import HEAL_S, HEAR_S, OWN_QUERY_INTERVAL_S, QUERIES_AT_ONCE
+from lcsync.const import HEAL_S, HEAR_S, OWN_QUERY_INTERVAL_S, QUERIES_AT_ONCE, WELL_S
 from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.mld import is_link_local
@@ -50,10 +50,10 @@ class Link:
         self.interface = interface
         self.sock = sock
         self.listener = listener
-        self.failed = ""  # why the last send failed
         self.names: Iterable[bytes] = ()
         self._role = role
         self._say = say
+        self._troubles: dict[str, float] = {}  # with sending, and when each was met last
         self._ready = False  # whether there is an address to send MLD from
         self._advertiser: Advertiser | None = None
         self._querier: Querier | None = None
@@ -71,6 +71,13 @@ class Link:
         if self._role.advertise:
             self._advertiser = Advertiser(now)
         self.look(now)
+
+    def trouble(self, what: str, now: float, why: str = "") -> None:
+        """Packets could not be sent as they should. It is said once, whatever the reasons, and again only if it was
+        gone for WELL_S."""
+        if now >= self._troubles.get(what, -inf) + WELL_S:
+            self._say(f"{self.interface.name}: {what}{why}")
+        self._troubles[what] = now
 
     def look(self, now: float) -> None:
         """See whether the link came up or its addresses changed."""

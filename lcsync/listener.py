@@ -5,7 +5,7 @@
 - a raw ICMPv6 socket in ff02::16 hears the joins of this same host, which come back to it as multicast does. With the
   first one open a filter in the kernel passes nothing else.
 
-Everything that needs a privilege is done when a Listener is made.
+Everything that needs a privilege is done when the sockets are opened; which interface they hear may be said later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lcsync.const import (
@@ -52,6 +53,7 @@ _ICMP6_FILTER = 1
 _IFA_UNUSABLE = 0x08 | 0x40  # duplicate, or not yet known to be none
 _PACKET_BYTES_MAX = 40 + 2048 + MLD_MESSAGE_BYTES_MAX  # the longest hop-by-hop header is 2048
 _REPORTS = (Type.REPORT_V2, Type.REPORT_V1, Type.DONE)
+_QUEUE_MAX = 1 << 16  # packets of LISTENER_BUFFER_BYTES, and more
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20) + socket.CMSG_SPACE(2048)
 _OURS = (socket.PACKET_HOST, socket.PACKET_BROADCAST, socket.PACKET_MULTICAST)  # not e.g. a VLAN that is not here
 
@@ -84,62 +86,106 @@ _OWN_FILTER = (
 KINDS = ("both", "packet", "icmp6")
 
 
+@dataclass
+class Sockets:
+    """The two sockets, opened with the privilege that takes, and deaf as yet. ``hears_raw``: the second one hears too.
+
+    They serve one interface after the other; an interface that goes away leaves them deaf again.
+    """
+
+    packet: socket.socket | None
+    raw: socket.socket
+    hears_raw: bool
+
+    def close(self) -> None:
+        if self.packet:
+            self.packet.close()
+        self.raw.close()
+
+
+def open_sockets(kinds: str = "both") -> Sockets:
+    """Open them. PermissionError without CAP_NET_RAW, OSError."""
+    if kinds not in KINDS:
+        raise ValueError(f"{kinds}: no such kind of listener (have: {', '.join(KINDS)})")
+    packet = None
+    if kinds != "icmp6":
+        # Protocol 0 hears nothing: the filter is there before the first packet.
+        packet = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+    try:
+        if packet:
+            _prepare(packet, _FILTER)
+        raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+    except BaseException:
+        if packet:
+            packet.close()
+        raise
+    sockets = Sockets(packet, raw, kinds != "packet")
+    try:
+        _pass(raw, ())
+        _prepare(raw, _OWN_FILTER if packet else ())
+        for option in (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS, socket.IPV6_RECVPKTINFO):
+            raw.setsockopt(socket.IPPROTO_IPV6, option, 1)
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, ROUTER_ALERT)
+    except BaseException:
+        sockets.close()
+        raise
+    return sockets
+
+
 class Listener:
     """Hears MLD on one interface; non-blocking.
 
-    ``kinds``: ``both``, ``packet`` or ``icmp6``. ``drops`` counts what was thrown away, by reason.
+    ``kinds``: ``both``, ``packet`` or ``icmp6``; or ``sockets`` that were opened before, for which no privilege is
+    needed now. ``drops`` counts what was thrown away, by reason.
     Raises NoPrivilege without CAP_NET_RAW, NoMulticast if the interface can't do it.
     """
 
-    def __init__(self, ifindex: int, name: str, kinds: str = "both") -> None:
-        if kinds not in KINDS:
-            raise ValueError(f"{kinds}: no such kind of listener (have: {', '.join(KINDS)})")
+    def __init__(self, ifindex: int, name: str, kinds: str = "both", sockets: Sockets | None = None) -> None:
         self.ifindex = ifindex
         self.name = name
         self.drops: Counter[str] = Counter()
         self._packet: socket.socket | None = None
         self._raw: socket.socket | None = None
-        self._hears_raw = kinds != "packet"
+        self._hears_raw = False
         self._lost = 0
         self._own: list[bytes] | None = None
         try:
-            if kinds != "icmp6":
-                self._open_packet()
-            self._open_raw()
-        except PermissionError:
-            self.close()
-            raise NoPrivilege(reason=f"{name}: opening the MLD listener needs CAP_NET_RAW") from None
-        except OSError as error:
-            self.close()
-            raise NoMulticast(reason=f"{name}: opening the MLD listener failed: {error.strerror}") from error
-        except BaseException:
-            self.close()
+            self._hear(sockets or open_sockets(kinds))
+        except BaseException as error:
+            if sockets is None:
+                self.close()
+            self._packet = self._raw = None  # which are the caller's
+            if isinstance(error, PermissionError):
+                raise NoPrivilege(reason=f"{name}: opening the MLD listener needs CAP_NET_RAW") from None
+            if isinstance(error, OSError):
+                raise NoMulticast(reason=f"{name}: opening the MLD listener failed: {error.strerror}") from error
             raise
 
-    def _open_packet(self) -> None:
-        # Protocol 0 hears nothing: the filter is there before the first packet.
-        sock = self._packet = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
-        _prepare(sock, _FILTER)
-        membership = struct.pack("iHH8x", self.ifindex, _PACKET_MR_ALLMULTI, 0)
-        sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
-        sock.bind((self.name, _ETH_P_IPV6))
-
-    def _open_raw(self) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-        sock = self._raw = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
-        passed = () if not self._hears_raw else _REPORTS if self._packet else tuple(Type)
-        blocked = [0xFFFFFFFF] * 8
-        for number in passed:
-            blocked[number >> 5] &= ~(1 << (number & 31))
-        sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", *blocked))
-        _prepare(sock, _OWN_FILTER if self._packet else ())
-        for option in (socket.IPV6_RECVHOPLIMIT, socket.IPV6_RECVHOPOPTS, socket.IPV6_RECVPKTINFO):
-            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOP_LIMIT)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.ifindex)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, ROUTER_ALERT)
+    def _hear(self, sockets: Sockets) -> None:
+        """Turn the sockets to the interface."""
+        self._packet, self._raw, self._hears_raw = sockets.packet, sockets.raw, sockets.hears_raw
+        for sock in filter(None, (self._packet, self._raw)):
+            _empty(sock)
+            self._lost += dropped(sock)
+        if self._packet:
+            membership = struct.pack("iHH8x", self.ifindex, _PACKET_MR_ALLMULTI, 0)
+            self._packet.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+            self._packet.bind((self.name, _ETH_P_IPV6))
+        self._raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self.ifindex)
         for group in (ALL_MLDV2_ROUTERS,) if self._packet else (ALL_MLDV2_ROUTERS, ALL_ROUTERS):
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", self.ifindex))
+            self._raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("I", self.ifindex))
+        if self._hears_raw:
+            _pass(self._raw, _REPORTS if self._packet else tuple(Type))
+
+    def take_sockets(self) -> Sockets | None:
+        """The sockets, of an interface that is gone; to be used no more."""
+        if not self._raw:
+            return None
+        _pass(self._raw, ())
+        sockets = Sockets(self._packet, self._raw, self._hears_raw)
+        self._packet = self._raw = None
+        return sockets
 
     def filenos(self) -> list[int]:
         """What to poll for reading."""
@@ -252,6 +298,25 @@ class Listener:
             self._own = None  # perhaps the address is another one now
             return False
         return True
+
+
+def _pass(raw: socket.socket, types: Sequence[int]) -> None:
+    """Let a raw ICMPv6 socket hear these types and no others."""
+    blocked = [0xFFFFFFFF] * 8
+    for number in types:
+        blocked[number >> 5] &= ~(1 << (number & 31))
+    raw.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("8I", *blocked))
+
+
+def _empty(sock: socket.socket) -> None:
+    """Throw away what a socket holds of an interface that it served before, and why that ended."""
+    for _ in range(_QUEUE_MAX):
+        try:
+            sock.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
 
 
 def _prepare(sock: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:

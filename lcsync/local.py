@@ -9,18 +9,18 @@ import stat
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TextIO
 
 from lcsync import attributes, files, space
 from lcsync.attributes import Entry
 from lcsync.cache import TreeCache
 from lcsync.destination import Destination, Parts
 from lcsync.errors import DestinationError, SourceError, UsageError
+from lcsync.events import BLIND, Gauge, Writer
 from lcsync.folders import Folder, Identity, identity
 from lcsync.job import Options, Report, Summary
 from lcsync.oserrors import DENIED, destination_errors, source_errors
 from lcsync.paths import printable, share_name
-from lcsync.things import Progress, Things
+from lcsync.things import Things
 from lcsync.update import Source
 
 NOTHING_ASKED = Options()
@@ -32,15 +32,15 @@ def sync(
     options: Options = NOTHING_ASKED,
     *,
     cache: TreeCache | None = None,
-    progress: Progress = lambda here, total: None,
-    out: TextIO | None = None,
+    gauge: Gauge = BLIND,
+    out: Writer | None = None,
 ) -> Summary:
     """Make ``destination`` equal to ``source``, a file or a folder, as rsync does: ``./a`` goes to ``./b/a``,
     and what is in ``./a/`` goes into ``./b``.
 
     A file that is equal already is not written at all, and not even opened where its size and a time that was copied
-    say so (but for ``ignore_times``), or ``cache`` does. ``progress`` gets the bytes done, and those of all files seen
-    so far. ``out`` gets the lines that ``verbose`` or ``dry_run`` ask for.
+    say so (but for ``ignore_times``), or ``cache`` does. ``gauge`` is shown how far it is. ``out`` gets
+    the lines that ``verbose`` or ``dry_run`` ask for.
 
     UsageError; DiskFull, at once; SourceError and DestinationError, of things in a folder after the others are done.
     """
@@ -49,14 +49,14 @@ def sync(
         raise UsageError(reason="--inplace changes the file itself, and leaves nothing for --backup; choose one")
     report = Report(options, out)
     if files.is_folder(source) and not (options.keep.links and os.path.islink(source)):
-        _folder(source, destination, options, report, cache or TreeCache(None), progress)
+        _folder(source, destination, options, report, cache or TreeCache(None), gauge)
     else:
-        _one(source, destination, options, report, cache or TreeCache(None), progress)
+        _one(source, destination, options, report, cache or TreeCache(None), gauge)
     report.summary.seconds = time.monotonic() - started_s
     return report.summary
 
 
-def _one(source: str, destination: str, options: Options, report: Report, cache: TreeCache, progress: Progress) -> None:
+def _one(source: str, destination: str, options: Options, report: Report, cache: TreeCache, gauge: Gauge) -> None:
     """A file, or a symbolic link or special file, if those are kept."""
     with source_errors(source):
         info = os.stat(source, follow_symlinks=False)
@@ -74,7 +74,7 @@ def _one(source: str, destination: str, options: Options, report: Report, cache:
         return
     with files.closing(files.open_folder(folder or b"/")) as root_fd:
         target = Destination(options, report, os.fsdecode(folder), root_fd)
-        things = Things(options, report, target, cache, progress)
+        things = Things(options, report, target, cache, gauge)
         things.add(info)
         with Folder(root_fd, (), os.fsdecode(folder)) as into:
             target.sweep(into, {name})
@@ -92,7 +92,7 @@ def _one(source: str, destination: str, options: Options, report: Report, cache:
 
 
 def _folder(
-    source: str, destination: str, options: Options, report: Report, cache: TreeCache, progress: Progress
+    source: str, destination: str, options: Options, report: Report, cache: TreeCache, gauge: Gauge
 ) -> None:
     """A folder and all below it."""
     base = b"" if source.rpartition("/")[2] in ("", ".", "..") else share_name(source)
@@ -110,7 +110,7 @@ def _folder(
             if not options.delete:  # what that will free is not known yet
                 space.check(src_root, root_fd, base, options.rules, options.keep.hard_links, destination)
         target = Destination(options, report, destination.rstrip("/"), root_fd)
-        things = Things(options, report, target, cache, progress)
+        things = Things(options, report, target, cache, gauge)
         _Walk(options, report, src_root, (base,) if base else (), target, things).run(made)
     report.finish(source, destination)
 

@@ -34,7 +34,6 @@ class Content(IntEnum):
 
     FILE = 0
     PACK = 1  # a folder: the content of all its files as one object, and the list of its entries
-    LIST = 2  # a folder: the object is the list of its entries
 
 
 # Keys of the map; the version sorts first.
@@ -206,7 +205,7 @@ def _unsigned(value: object, bits: int) -> bool:
     return type(value) is int and 0 <= value < 1 << bits
 
 
-def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.LIST)) -> Manifest:
+def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.PACK)) -> Manifest:
     """Read a manifest from outside, of one of these kinds; ManifestError with a reason word.
 
     What it claims of its root is checked.

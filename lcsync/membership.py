@@ -8,6 +8,9 @@ because they speak MLDv1 (one answers for all) or because the tables are full. W
     leave        a known host is forgotten; when it was the last one, sending stops at once; but while others may be
                  there their time is lowered to LAST_LISTENER_S, and they have that long to say that they are
 
+Anybody can say leave in another's name. A host that is back within REJOIN_S of the leave that ended the sending may
+never have left: for DOUBTED_S its leaves of that group end nothing before it was asked, twice, and did not answer.
+
 What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of our addresses among its sources:
 
     IS_EX TO_EX     listen; with us: leave, unless an MLDv1 host is present (RFC 9777 section 8.3.2)
@@ -27,7 +30,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf, nextafter
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,8 @@ from numpy.typing import NDArray
 from lcsync.const import (
     ACTIVE_GROUPS_MAX,
     DOUBT_S,
+    DOUBTED_MAX,
+    DOUBTED_S,
     HOST_GROUPS_MAX,
     HOST_PAIRS_MAX,
     HOSTS_PER_GROUP_MAX,
@@ -48,9 +53,12 @@ from lcsync.const import (
     QUERY_INTERVAL_S,
     QUERY_RESPONSE_S,
     REFRESH_S,
+    REJOIN_S,
     ROBUSTNESS,
 )
 from lcsync.mld import UNSPECIFIED, Done, MldError, Query, Record, RecordType, Report, ReportV1, parse
+
+Key = TypeVar("Key")
 
 
 class GroupTable(Protocol):
@@ -90,6 +98,15 @@ class _Group:
     others_until: float = -inf
     v1_until: float = -inf
     query_at: float = inf  # the second of the two queries after a leave
+    asked_at: float = -inf  # the last query after a leave
+
+
+def _remember(table: dict[Key, float], key: Key, value: float) -> None:
+    """As the newest one; of too many, the oldest goes."""
+    table.pop(key, None)
+    table[key] = value
+    if len(table) > DOUBTED_MAX:
+        del table[next(iter(table))]
 
 
 class Membership:
@@ -114,6 +131,8 @@ class Membership:
         self._started: Counter[bytes] = Counter()  # active groups by starter
         self._pairs = 0
         self._queries: dict[bytes, None] = {}  # an ordered set
+        self._left: dict[tuple[bytes, bytes], float] = {}  # when a host's leave ended a group, the oldest first
+        self._doubted: dict[tuple[bytes, bytes], float] = {}  # whose leaves of a group may be forged, and until when
         self._querier_at = -inf
         self._response_s = QUERY_RESPONSE_S
         self._refresh_at = now + REFRESH_S
@@ -167,8 +186,12 @@ class Membership:
             self.drops["unknown group"] += report.unwanted
         new: dict[int, None] = {}
         for record in report.records:
-            number = self._find(record.group)
-            if number >= 0 and self._record(source, record, now):
+            if record.group in self._groups:  # which the table has
+                if self._record(source, record, now):
+                    new[self.table.find(record.group)] = None
+            elif record.kind is RecordType.TO_IN and not record.sources:  # a leave of what nobody listens to
+                continue
+            elif (number := self._find(record.group)) >= 0 and self._record(source, record, now):
                 new[number] = None
         return list(new)
 
@@ -233,6 +256,8 @@ class Membership:
         until = now + self.lifetime_s
         self._timer = min(self._timer, until)
         host = group.hosts.get(source)
+        if host is None and now < self._left.pop((address, source), -inf) + REJOIN_S:
+            _remember(self._doubted, (address, source), now + DOUBTED_S)
         if host is not None:
             host.until = max(host.until, until)
             host.include = include
@@ -282,10 +307,15 @@ class Membership:
         known = group.hosts.pop(source, None) is not None
         if known:
             self._pairs -= 1
-        if now < group.others_until:
+        if known and not group.hosts and now < self._doubted.get((address, source), -inf):
+            group.others_until = max(group.others_until, now + 2 * LAST_LISTENER_S)
+            self._ask_for(address, group, now)
+        elif now < group.others_until:
             if (known and not group.hosts) or (change and not known):
                 self._lower(address, group, now)
         elif not group.hosts:
+            if known:
+                _remember(self._left, (address, source), now)
             self._end(address, now)
 
     def _lower(self, address: bytes, group: _Group, now: float) -> None:
@@ -295,9 +325,15 @@ class Membership:
         group.others_until = lowered
         self._timer = min(self._timer, lowered)
         if self._asks(now):
+            self._ask_for(address, group, now)
+
+    def _ask_for(self, address: bytes, group: _Group, now: float) -> None:
+        """Ask now, unless that was done just now, and once more a second later: leaves without end cost no more."""
+        if now >= group.asked_at + LAST_LISTENER_QUERY_S:
             self._queries[address] = None
-            group.query_at = now + LAST_LISTENER_QUERY_S
-            self._timer = min(self._timer, group.query_at)
+            group.asked_at = now
+        group.query_at = group.asked_at + LAST_LISTENER_QUERY_S
+        self._timer = min(self._timer, group.query_at)
 
     def _end(self, address: bytes, now: float) -> None:
         """Forget the group. The tracker is told only while its lifetime runs: afterwards it has let go of the group
@@ -353,7 +389,7 @@ class Membership:
             self._pairs -= 1
         if group.query_at <= now:
             self._queries[address] = None
-            group.query_at = inf
+            group.asked_at, group.query_at = now, inf
         if group.others_until <= now:
             if group.others_until > -inf:
                 group.others_until = group.v1_until = -inf
@@ -414,6 +450,11 @@ class Membership:
     def groups(self) -> list[bytes]:
         """Addresses of the groups with a listener."""
         return list(self._groups)
+
+    def listeners(self, address: bytes) -> tuple[Iterable[bytes], bool]:
+        """The hosts known to listen to a group, and whether there may be others that can't be told apart."""
+        group = self._groups.get(address)
+        return (group.hosts, group.others_until > self._now) if group else ((), False)
 
     def set_table(self, table: GroupTable, now: float) -> None:
         """Replace the group table: memberships stay, but groups that the new one doesn't have are left."""

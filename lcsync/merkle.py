@@ -98,21 +98,24 @@ def split_level(segments: int) -> int:
 
 @dataclass(eq=False, slots=True)
 class Tree:
-    """The hashes of one object: ``leaves`` ``(blocks, 32)``, and all that follows from them."""
+    """The hashes of one object: ``leaves`` ``(blocks, 32)``, and all that follows from them.
+
+    ``nodes`` are the levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top.
+    """
 
     length: int
     block_bytes: int
     leaves: Hashes = field(repr=False)
-    _nodes: list[Hashes] | None = field(default=None, init=False, repr=False)
+    nodes: list[Hashes] = field(init=False, repr=False)
     _root: bytes | None = field(default=None, init=False, repr=False)
 
-    @property
-    def nodes(self) -> list[Hashes]:
-        """Levels over the segments: ``nodes[0]`` is the outline, ``nodes[-1]`` the top."""
-        if self._nodes is None:
-            one = len(self.leaves) == 1  # most files: their block is their top
-            self._nodes = [self.leaves] if one else levels(segment_hashes(self.leaves, self.block_bytes))
-        return self._nodes
+    def __getattr__(self, name: str) -> list[Hashes]:
+        """``nodes``, when they are asked for first; later no call is made, which a sender would pay for each batch."""
+        if name != "nodes":
+            raise AttributeError(name)
+        one = len(self.leaves) == 1  # most files: their block is their top
+        self.nodes = [self.leaves] if one else levels(segment_hashes(self.leaves, self.block_bytes))
+        return self.nodes
 
     @property
     def outline(self) -> Hashes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
-from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S
+from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S, WAITING_S
 from lcsync.errors import NobodyShares, NoMulticast, Untrusted, WrongContent
 from lcsync.group import Kind
 from lcsync.paths import printable
@@ -52,7 +52,7 @@ class NameListener:
         self.name = name
         self.content = content
         self.refused: dict[str, str] = {}  # why manifests were not taken, and who sent them
-        self._key, self._trust = key, trust
+        self._key, self.trust = key, trust
         self._opener: Opener | None = None
         self.port = port
         self.interfaces = {interface.index: interface for interface in interfaces}
@@ -63,6 +63,7 @@ class NameListener:
         self._step = 0
         self._other_roots: set[bytes] = set()
         self.drops: Counter[str] | None = None
+        self._refused = ""  # why the last manifest was
         self.sock = net.receive_socket(port)
         try:
             self._join()
@@ -80,18 +81,39 @@ class NameListener:
                     raise
                 del self.interfaces[interface.index]
 
-    def wait(self, timeout_s: float, root: bytes | None = None) -> Heard:
-        """The first valid manifest (with this ``root``, if one is given). NobodyShares, WrongContent."""
-        end = time.monotonic() + timeout_s
+    def wait(
+        self,
+        timeout_s: float,
+        root: bytes | None = None,
+        refusal: Callable[[Manifest], str] = lambda manifest: "",
+        idle: Callable[[], None] = lambda: None,
+    ) -> Heard:
+        """The first valid manifest (with this ``root``, if one is given) that ``refusal`` says nothing against.
+
+        ``idle`` is called when nobody has answered for a while, and again at times. NobodyShares, Untrusted,
+        WrongContent.
+        """
+        now = time.monotonic()
+        end, idle_at = now + timeout_s, now + WAITING_S
         other: Heard | None = None
+        refused = ""
         while (left := end - time.monotonic()) > 0:
-            select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - time.monotonic())))
+            now = time.monotonic()
+            if now >= idle_at:
+                idle()
+                idle_at = now + WAITING_S
+            select.select([self.sock], [], [], max(0.0, min(left, self._next_join() - now, idle_at - now)))
             for heard in self.poll():
-                if root is None or heard.manifest.root == root:
-                    if self._trust:
-                        self._trust.accept(self.name, heard.manifest)
+                if root is not None and heard.manifest.root != root:
+                    other = heard
+                elif reason := refusal(heard.manifest):
+                    refused = f"{printable(self.name)}: shared by {heard.sender}, but {reason}"
+                else:
+                    if self.trust:
+                        self.trust.accept(self.name, heard.manifest)
                     return heard
-                other = heard
+        if refused:
+            raise WrongContent(reason=refused)
         if other is not None:
             raise WrongContent(
                 reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "
@@ -99,6 +121,9 @@ class NameListener:
             )
         for why, sender in self.refused.items():
             raise Untrusted(name=printable(self.name), sender=sender, why=why)
+        if self._refused:
+            reason = f"what comes under this name is no manifest that can be right ({self._refused}); who sends it?"
+            raise WrongContent(reason=f"{printable(self.name)}: {reason}")
         raise NobodyShares(name=printable(self.name), timeout_s=timeout_s, port=self.port)
 
     def _next_join(self) -> float:
@@ -137,8 +162,9 @@ class NameListener:
                 self._check_content(found)
         except (ValueError, manifest.ManifestError) as error:
             self.drops[str(error)] += 1
+            self._refused = str(error) if isinstance(error, manifest.ManifestError) else self._refused
             return None
-        if self._trust and (why := self._trust.refusal(self.name, payload, found)):
+        if self.trust and (why := self.trust.refusal(self.name, payload, found)):
             self.drops["untrusted"] += 1
             if len(self.refused) < OTHER_ROOTS_MAX:
                 self.refused[why] = sender
@@ -159,10 +185,12 @@ class NameListener:
         """A manifest that was asked for by its root: it has that, and proves what it says of length and blocks."""
         from lcsync.manifest import Content, ManifestError
 
-        if found.root != self.content or not found.proves_geometry:
+        if found.root != self.content:
             raise ManifestError("root")
         if found.kind is not Content.FILE:
             raise WrongContent(reason=f"{printable(self.name)}: is a folder's root; fetch folders by their names")
+        if not found.proves_geometry:
+            raise ManifestError("root")
 
     def is_news(self, root: bytes) -> bool:
         """Whether another content under our name is to be reported: once each, and not without end."""

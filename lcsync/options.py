@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lcsync import const
-from lcsync.errors import UsageError
+from lcsync.parsing import Parser
 from lcsync.trackers import AUTO, TRACKERS
 
 DESCRIPTION = """\
@@ -21,14 +21,15 @@ which groups have listeners, and sends to those."""
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
 (name:X forces one), and b2s:ROOT content by its root. A file is shared under
-its base name, a folder D as D and all below it as D/relative/path; NAME=PATH
-chooses the name.
+its base name, a folder D as D and each file below it as D/relative/path;
+NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
   lcsync movie.iso ./             fetch it into this folder
   lcsync /srv/class/              share a folder as class
   lcsync class /tmp/              fetch the folder to /tmp/class
+  lcsync -a --delete class/ ./c   make ./c equal to it, as rsync does
   lcsync class/a/b.txt /tmp/      fetch one file of it
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
@@ -94,6 +95,14 @@ def _memory_bytes(text: str) -> int:
     return value
 
 
+def _size_bytes(text: str) -> int:
+    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}.get(text[-1:].lower(), 1)
+    digits = text[:-1] if scale > 1 else text
+    if not (digits.isascii() and digits.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text}: not a size; say 500K, 700M, 4G or 1T")
+    return int(digits) * scale
+
+
 def _root(text: str) -> bytes:
     try:
         raw = bytes.fromhex(text)
@@ -104,14 +113,9 @@ def _root(text: str) -> bytes:
     return raw
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(reason=f"{message}; see lcsync --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser; the manual page is made from it."""
-    p = _Parser(
+    p = Parser(
         prog="lcsync",
         usage="lcsync [OPTION]... PATH | NAME [DEST] | SOURCE DEST",
         description=DESCRIPTION,
@@ -124,11 +128,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--share", action="store_true", help="share every PATH (as the program lcshare does)")
     p.add_argument("--remote", action="store_true", help="the first argument is a name on the network")
     p.add_argument("--hex", action="store_true", help="print the root and the block hashes of PATH")
+    p.add_argument("--no-config", action="store_true", help="heed neither LCSYNC_* variables nor config.toml")
     p.add_argument("-n", "--dry-run", action="store_true", help="say what would be done, and do nothing")
     talk = p.add_argument_group("talk")
     talk.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: say all")
     talk.add_argument("--loglevel", choices=("error", "info", "debug"), help="error is -q, info is -v, debug is -v -v")
+    talk.add_argument("--json", action="store_true", help="print events for programs, one JSON object a line")
     talk.add_argument("--stats", metavar="FILE", help="write figures to FILE at the end, as one JSON object")
     both = p.add_argument_group("network")
     both.add_argument(
@@ -151,6 +157,12 @@ def parser() -> argparse.ArgumentParser:
     both.add_argument("--keyfile", metavar="FILE", help="share and fetch with this key: lcsync key new FILE makes one")
     both.add_argument(
         "--password", action="store_true", help="the same with a password: LCSYNC_PASSWORD, or asked for"
+    )
+    both.add_argument(
+        "--no-confine",
+        dest="confine",
+        action="store_false",
+        help="keep all privileges, and reach of all files, while sharing or fetching; see lcsync(1)",
     )
     share = p.add_argument_group("sharing")
     share.add_argument(
@@ -266,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
     fetch = p.add_argument_group("fetching and syncing")
     fetch.add_argument("-r", "--recursive", action="store_true", help="take folders whole, as is done anyway")
     fetch.add_argument(
-        "-a", "--archive", action="store_true", help="-r and -p; in a local sync, as -rlptgoD: all but -H, -A, -X"
+        "-a", "--archive", action="store_true", help="as -rlptgoD: all but -H, -A, -X"
     )
     fetch.add_argument("-p", "--perms", action="store_true", help="set the permissions of the source")
     fetch.add_argument(
@@ -290,6 +302,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="for what is on its way, from 64M (256M unless told): repair groups are joined as far as it goes",
     )
+    fetch.add_argument(
+        "--max-size",
+        type=_size_bytes,
+        default=float("inf"),
+        metavar="SIZE",
+        help="fetch nothing that has more bytes, with K, M, G or T (no limit unless told)",
+    )
     fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
     fetch.add_argument(
         "--trust",
@@ -308,7 +327,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up after so many seconds without an answer; 0: never (%(default)g unless told)",
     )
-    _add_local(p.add_argument_group("local sync, as in rsync(1)"))
+    _add_local(p.add_argument_group("syncing, and fetching of folders, as in rsync(1)"))
     old = p.add_argument_group("accepted for scripts made for lcsync 0.3.2, without effect")
     old.add_argument("-b", "--batch", action="store_true", help="packets always go in batches")
     old.add_argument("--loopback", action="store_true", help="other programs on this host always hear what is sent")
@@ -323,8 +342,8 @@ LOCAL_FLAGS = (
     ("", "--devices", "copy devices; root alone can"),
     ("", "--specials", "copy fifos and sockets"),
     ("-H", "--hard-links", "names of one file become names of one file"),
-    ("-A", "--acls", "set POSIX ACLs, and permissions"),
-    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*"),
+    ("-A", "--acls", "set POSIX ACLs, and permissions; in sharing: tell them"),
+    ("-X", "--xattrs", "set extended attributes: as root all but system.*, else user.*; in sharing: tell them"),
     ("", "--numeric-ids", "set owners and groups by number, not by name"),
     ("-S", "--sparse", "make holes of zeros in files that are written (holes of the source stay holes anyway)"),
     ("", "--delete", "delete from folders what the source's do not have; see -n"),
@@ -332,13 +351,12 @@ LOCAL_FLAGS = (
 )
 
 
-def local_only(args: argparse.Namespace) -> str:
-    """The first option given that only a local sync heeds; empty if there is none."""
-    if args.rules:
-        return f"--{args.rules[0][0]}"
-    return next((long for _, long, _ in LOCAL_FLAGS if getattr(args, long[2:].replace("-", "_"))), "") or (
-        "-D" if args.devices_specials else ""
-    )
+DESTINATION_FLAGS = ("--numeric-ids", "--sparse", "--delete", "--backup")
+
+
+def of_destinations(args: argparse.Namespace) -> str:
+    """The first option given that only a sync or a fetch heeds; empty if there is none."""
+    return next((long for long in DESTINATION_FLAGS if getattr(args, long[2:].replace("-", "_"))), "")
 
 
 def _add_local(group: argparse._ArgumentGroup) -> None:
@@ -346,7 +364,11 @@ def _add_local(group: argparse._ArgumentGroup) -> None:
         group.add_argument(*([short] if short else []), long, action="store_true", help=text)
     group.add_argument("-D", dest="devices_specials", action="store_true", help="--devices --specials")
     for option, metavar, text in (
-        ("exclude", "PATTERN", "leave out what matches, here and there (--delete spares it); the first rule wins"),
+        (
+            "exclude",
+            "PATTERN",
+            "leave out what matches, here and there (--delete spares it), or of a shared folder; the first rule wins",
+        ),
         ("include", "PATTERN", "do not leave out what matches"),
         ("exclude-from", "FILE", "the same with each line of FILE"),
         ("include-from", "FILE", "the same with each line of FILE"),

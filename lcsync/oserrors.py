@@ -45,13 +45,21 @@ def source_errors(path: str | bytes | int) -> Iterator[None]:
         raise SourceError(path=shown, reason=reason) from None
 
 
-@contextmanager
-def destination_errors(path: str | bytes, folder: str | bytes | None = None) -> Iterator[None]:
+class destination_errors:  # small: entered some times for each file
     """Says an OSError as a DestinationError or DiskFull that tells what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise destination_error(path, error, folder) from None
+
+    __slots__ = ("_folder", "_path")
+
+    def __init__(self, path: str | bytes, folder: str | bytes | None = None) -> None:
+        self._path = path
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise destination_error(self._path, error, self._folder) from None
 
 
 def destination_error(

@@ -9,6 +9,7 @@ changes the blocks that it is in and few others.
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync.const import OBJECT_BYTES_MAX, PATH_HASH_FACTOR, PERSON_PACK, SEGMENT_BYTES, SHARED_BLOCKS_MEAN
+from lcsync.const import (
+    OBJECT_BYTES_MAX,
+    PATH_HASH_FACTOR,
+    PERSON_PACK,
+    RUNS_KEPT,
+    SEGMENT_BYTES,
+    SHARED_BLOCKS_MEAN,
+)
+from lcsync.merkle import runs
 
 Numbers = NDArray[np.int64]
 
@@ -88,8 +97,8 @@ class Layout:
         return self.order[first:stop]
 
     def _span(self, offset: int, length: int) -> tuple[int, int]:
-        first = int(np.searchsorted(self._ends, offset, "right"))
-        return first, max(first, int(np.searchsorted(self._begins, offset + length, "left")))
+        first = int(self._ends.searchsorted(offset, "right"))
+        return first, max(first, int(self._begins.searchsorted(offset + length, "left")))
 
     def pieces(self, offset: int, length: int) -> list[Piece]:
         """What files have in a range of the pack, in order; the bytes between the pieces are padding: zeros."""
@@ -116,6 +125,38 @@ class Layout:
         marks: NDArray[np.bool_] = (symbols >= filled[:, None]).reshape(-1)
         short = -(-(stop % self.block_bytes) // symbol_bytes)  # of the last block, which ends with its data
         return marks[: len(marks) - len(symbols) + short] if short else marks
+
+
+class Sent:
+    """Which source symbols of a pack are sent: all but those that are nothing but padding."""
+
+    def __init__(self, layout: Layout, symbol_bytes: int) -> None:
+        self._layout = layout
+        self._symbol_bytes = symbol_bytes
+        per = -(-layout.block_bytes // symbol_bytes)
+        ends = layout.starts[layout.order] + layout.sizes[layout.order]
+        blocks = (ends - 1) // layout.block_bytes
+        last = np.flatnonzero(blocks[1:] != blocks[:-1])  # in its block; the end of the pack has no padding
+        filled = ends[last] - blocks[last] * layout.block_bytes
+        segments = blocks[last] * layout.block_bytes // SEGMENT_BYTES
+        padding = np.bincount(segments, per - -(-filled // symbol_bytes), layout.segments)
+        self._padding = np.concatenate([np.zeros(1, np.int64), np.cumsum(padding.astype(np.int64))])
+        self._runs: OrderedDict[int, list[tuple[int, int]]] = OrderedDict()
+
+    def padding(self, first: int, count: int) -> int:
+        """How many symbols of some segments are not sent."""
+        return int(self._padding[first + count] - self._padding[first])
+
+    def runs(self, segment: int) -> list[tuple[int, int]]:
+        """The symbols of a segment that are sent: first and past-the-last number of each run."""
+        found = self._runs.get(segment)
+        if found is None:
+            found = self._runs[segment] = list(
+                map(tuple, runs(~self._layout.padding(segment, self._symbol_bytes)).tolist())
+            )
+            if len(self._runs) > RUNS_KEPT:
+                self._runs.popitem(last=False)
+        return found
 
 
 def lay_out(paths: Sequence[bytes], sizes: Numbers, block_bytes: int) -> Layout:

@@ -12,14 +12,25 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync.cache import TreeCache, settled
-from lcsync.const import LIST_BLOCK_BYTES, SEGMENT_BYTES
-from lcsync.contents import Contents, blocks_from_cache, hash_contents
+from lcsync import files
+from lcsync.attributes import Keep
+from lcsync.cache import TreeCache, settled_many
+from lcsync.const import (
+    ENTRIES_MAX,
+    LIST_BLOCK_BYTES,
+    LIST_BYTES_MAX,
+    NAME_BYTES_MAX,
+    PATHS_BYTES_MAX,
+)
+from lcsync.contents import SOURCE_FLAGS, Contents, blocks_from_cache, hash_contents
 from lcsync.entries import DEVICES, Entries, Kind, encode
 from lcsync.errors import SourceError
-from lcsync.files import Version
-from lcsync.merkle import Tree, hash_leaves, top
+from lcsync.files import FOLDER_FLAGS, Version
+from lcsync.filters import NO_RULES, Rules
+from lcsync.leftovers import temporaries
+from lcsync.merkle import Tree, hash_leaves
 from lcsync.pack import Layout, Numbers, PackError, lay_out, pack_root
+from lcsync.packmeta import name_owners, read_xattrs
 from lcsync.paths import printable
 from lcsync.reuse import Blocks, State, is_as_left, known_blocks, numbers_of
 from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE, UID, Folders, Scan, scan
@@ -27,16 +38,18 @@ from lcsync.scan import DEVICE, GID, INODE, KIND, LINKS, MODE, MTIME, RDEV, SIZE
 
 @dataclass(frozen=True)
 class What:
-    """What of a folder is shared besides folders and the content of files."""
+    """What of a folder is shared besides all that is in a status, links and devices: a receiver takes what it wants."""
 
-    links: bool = True
-    hard_links: bool = True
-    specials: bool = True  # fifos, sockets, devices
-    owners: bool = True
+    acls: bool = False
+    xattrs: bool = False
+    rules: Rules = NO_RULES  # for paths below the folder
+
+
+ALL = What()
 
 
 def entries_of(
-    found: Scan, what: What, read_link: Callable[[bytes], bytes], drop: Collection[bytes] = ()
+    found: Scan, read_link: Callable[[bytes], bytes], drop: Collection[bytes] = ()
 ) -> tuple[Entries, Numbers]:
     """The entries of what was found, without the paths to ``drop``, and for each its row. ``read_link``: OSError."""
     kinds = found.column(KIND).copy()
@@ -44,21 +57,19 @@ def entries_of(
     links: dict[int, bytes] = {}
     for row in np.flatnonzero(kinds == Kind.SYMLINK).tolist():
         try:
-            links[row] = read_link(found.paths[row]) if what.links else b""
+            links[row] = read_link(found.paths[row])
         except OSError:
             links[row] = b""
         keep[row] = bool(links[row])
-    keep[np.isin(kinds, [Kind.FIFO, Kind.SOCKET, *DEVICES])] &= what.specials
     if drop:
         keep &= np.fromiter((path not in drop for path in found.paths), bool, len(kinds))
-    if what.hard_links:
-        firsts: dict[tuple[int, int], bytes] = {}
-        for row in np.flatnonzero((kinds == Kind.FILE) & keep & (found.column(LINKS) > 1)).tolist():
-            inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
-            first = firsts.setdefault(inode, found.paths[row])
-            if first != found.paths[row]:
-                kinds[row] = Kind.HARDLINK
-                links[row] = first
+    firsts: dict[tuple[int, int], bytes] = {}
+    for row in np.flatnonzero((kinds != Kind.FOLDER) & keep & (found.column(LINKS) > 1)).tolist():
+        inode = int(found.rows[row, DEVICE]), int(found.rows[row, INODE])
+        first = firsts.setdefault(inode, found.paths[row])
+        if first != found.paths[row]:
+            kinds[row] = Kind.HARDLINK
+            links[row] = first
     rows = np.flatnonzero(keep)
     numbers = {row: entry for entry, row in enumerate(rows.tolist())}
     table = found.rows[rows]
@@ -72,8 +83,8 @@ def entries_of(
         devices,
         table[:, MODE].astype(np.uint16),
         table[:, MTIME].copy(),
-        table[:, UID].astype(np.uint32) if what.owners else None,
-        table[:, GID].astype(np.uint32) if what.owners else None,
+        table[:, UID].astype(np.uint32),
+        table[:, GID].astype(np.uint32),
     )
     return entries, rows
 
@@ -95,19 +106,38 @@ class Pack:
     tree: Tree = field(repr=False)
     list_tree: Tree = field(repr=False)
     looked_ns: int
+    how: bytes
     skipped: list[str]
 
     @cached_property
     def root(self) -> bytes:
         return pack_root(self.list_tree.root, self.tree.root)
 
+    @cached_property
+    def versions(self) -> Numbers:
+        """Of each entry, as it was found."""
+        return self.found.versions[self.rows]
+
+    def open(self) -> Contents:
+        """The content, to be read. OSError."""
+        with files.closing(os.open(self.path, FOLDER_FLAGS)) as fd:
+            return Contents(fd, self.entries.paths, self.layout)
+
+    def is_state_of(self, state: State | None) -> bool:
+        """Whether a state tells all that this one would."""
+        return (
+            state is not None
+            and state.data == self.data
+            and _tells_all(state, self.how, self.entries, self.layout, self.versions)
+            and np.array_equal(state.leaves, self.tree.leaves)
+        )
+
     def state(self) -> State:
         """What to keep of it: versions that a change at the time of the look might share are left out."""
-        versions = self.found.versions[self.rows]
-        for i, (size, mtime, ctime, inode, device) in enumerate(versions.tolist()):
-            if not settled(Version(size, mtime, ctime, inode, device), self.looked_ns):
-                versions[i] = 0
-        return State(self.root, b"", self.layout.block_bytes, self.entries.paths, versions, self.data, self.tree.leaves)
+        versions = self.versions.copy()
+        versions[~settled_many(versions, self.looked_ns)] = 0
+        block_bytes, paths = self.layout.block_bytes, self.entries.paths
+        return State(self.root, self.how, block_bytes, paths, versions, self.data, self.tree.leaves)
 
     def looks_changed(self) -> bool:
         """Whether anything in the folder is other than it was."""
@@ -120,13 +150,6 @@ class Pack:
         finally:
             os.close(fd)
         return now.paths != self.found.paths or not np.array_equal(now.versions, self.found.versions)
-
-    def load(self, contents: Contents, segment: int) -> bytes | None:
-        """A segment of the content; None if it is not what its hash says any more."""
-        start = segment * SEGMENT_BYTES
-        data = contents.read_at(min(SEGMENT_BYTES, self.layout.length - start), start)
-        right = top(hash_leaves(data, self.layout.block_bytes)) == self.tree.outline[segment].tobytes()
-        return data if right else None
 
     def single(self, contents: Contents, entry: int) -> tuple[Tree, bytes]:
         """The tree of one file, for its own name: most of it is known; and the bytes after its last whole block.
@@ -152,19 +175,25 @@ def pack(
     path: bytes,
     root_fd: int,
     block_bytes: int,
-    what: What = What(),
+    what: What = ALL,
     state: State | None = None,
     cache: TreeCache | None = None,
     progress: Callable[[int], None] | None = None,
+    wrong: Collection[bytes] = (),
 ) -> Pack:
-    """Make the folder open as ``root_fd`` a pack. What a ``state`` or the index on disk knows is not read.
+    """Make the folder open as ``root_fd`` a pack. What a ``state`` or the index on disk knows is not read, but of the
+    paths that are known to be ``wrong``.
 
     What can't be read is left out, and said in ``skipped``. SourceError if it is too large for one object.
     """
     looked_ns = time.time_ns()
     found = scan(root_fd)
     skipped = list(found.skipped)
-    drop: set[bytes] = set()
+    drop = {each for each in found.paths if len(each) > NAME_BYTES_MAX}
+    if drop:
+        skipped.append(f"{len(drop)} paths of more than {NAME_BYTES_MAX} bytes, not shared")
+    drop |= {found.paths[row] for row in temporaries(found).tolist() if found.rows[row, KIND] == Kind.FILE}
+    drop |= _excluded(found, what.rules)
     with Folders(root_fd) as folders:
 
         def read_link(name: bytes) -> bytes:
@@ -172,24 +201,86 @@ def pack(
             return os.readlink(base, dir_fd=above)
 
         while True:
-            entries, rows = entries_of(found, what, read_link, drop)
-            try:
-                layout = lay_out(entries.paths, entries.sizes, block_bytes)
-            except PackError as error:
-                raise SourceError(path=printable(path), reason=str(error)) from None
-            leaves, lacking = _leaves(root_fd, entries, layout, found.versions[rows], state, cache, progress)
+            entries, rows = entries_of(found, read_link, drop)
+            name_owners(entries)
+            layout = _laid_out(path, entries, block_bytes)
+            versions = found.versions[rows]
+            how = _how(what, entries)
+            if state is not None and not wrong and _tells_all(state, how, entries, layout, versions):
+                data, leaves = state.data, state.leaves
+                break
+            trusted = entries.kinds == Kind.FILE
+            doubtful = numbers_of(list(wrong), entries.paths)
+            trusted[doubtful[doubtful >= 0]] = False
+            leaves, lacking = _leaves(root_fd, entries, layout, versions, trusted, state, cache, progress)
             if not lacking:
+                if what.acls or what.xattrs:
+                    skipped += read_xattrs(entries, folders, Keep(acls=what.acls, xattrs=what.xattrs))
+                data = encode(entries)
                 break
             for entry in sorted(lacking):
                 drop.add(entries.paths[entry])
-                skipped.append(f"{printable(entries.paths[entry])}: can't be read, or changed just now")
-            versions = found.versions[rows]
+                skipped.append(f"{printable(entries.paths[entry])}: {_why(folders, entries.paths[entry])}")
             versions[sorted(lacking)] = 0
-            state = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves)
-    data = encode(entries)
+            state, wrong = State(b"", b"", block_bytes, entries.paths, versions, encode(entries), leaves), ()
+    if len(data) > LIST_BYTES_MAX:
+        raise _too_large(path, f"the list of what is in it has more than {LIST_BYTES_MAX >> 20} MiB")
     tree = Tree(layout.length, block_bytes, leaves)
     list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
-    return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, skipped)
+    return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, how, skipped)
+
+
+def _excluded(found: Scan, rules: Rules) -> set[bytes]:
+    """What rules leave out: a folder, and so all that is in it, or something else."""
+    out: set[bytes] = set()
+    if rules:
+        folder = (found.column(KIND) == Kind.FOLDER).tolist()
+        for path, is_folder in zip(found.paths[1:], folder[1:], strict=True):
+            if path.rpartition(b"/")[0] in out or rules.excluded(path, is_folder):
+                out.add(path)
+    return out
+
+
+def _how(what: What, entries: Entries) -> bytes:
+    """What hangs on more than the versions of what is in a folder: equal, and the list is equal."""
+    return b"share " + repr((what, sorted(entries.users.items()), sorted(entries.groups.items()))).encode()
+
+
+def _tells_all(state: State, how: bytes, entries: Entries, layout: Layout, versions: Numbers) -> bool:
+    """Whether a state is that of just this folder as it is: neither list nor content have to be made again."""
+    return (
+        state.how == how
+        and state.block_bytes == layout.block_bytes
+        and state.paths == entries.paths
+        and np.array_equal(state.versions, versions)
+        and len(state.leaves) == max(1, layout.blocks)
+    )
+
+
+def _laid_out(path: bytes, entries: Entries, block_bytes: int) -> Layout:
+    """The layout of what a receiver would take; SourceError."""
+    if len(entries) > ENTRIES_MAX:
+        raise _too_large(path, f"more than {ENTRIES_MAX} files and folders")
+    if sum(map(len, entries.paths)) > PATHS_BYTES_MAX:
+        raise _too_large(path, f"more than {PATHS_BYTES_MAX >> 20} MiB of paths")
+    try:
+        return lay_out(entries.paths, entries.sizes, block_bytes)
+    except PackError as error:
+        raise _too_large(path, str(error)) from None
+
+
+def _too_large(path: bytes, reason: str) -> SourceError:
+    return SourceError(path=printable(path), reason=f"{reason}; share the folders in it one by one")
+
+
+def _why(folders: Folders, path: bytes) -> str:
+    """Why a file could not be read as it was found."""
+    try:
+        above, name = folders.above(path)
+        os.close(os.open(name, SOURCE_FLAGS, dir_fd=above))
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return "changed while it was read; run again"
 
 
 def _leaves(
@@ -197,21 +288,20 @@ def _leaves(
     entries: Entries,
     layout: Layout,
     versions: Numbers,
+    trusted: NDArray[np.bool_],
     state: State | None,
     cache: TreeCache | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[NDArray[np.uint8], set[int]]:
-    file = entries.kinds == Kind.FILE
-    origins = np.full(len(entries), -1, np.int64)
-    if state is not None and state.block_bytes == layout.block_bytes:
+    if state is not None and state.block_bytes == layout.block_bytes and state.is_sound():
         same = is_as_left(state, entries.paths, versions)
         origins = numbers_of(entries.paths, state.paths)
-        origins[(origins >= 0) & ~(same[origins] & file)] = -1
+        origins[(origins >= 0) & ~(same[origins] & trusted)] = -1
         blocks = known_blocks(layout, state, origins)
     else:
         blocks = Blocks.none(layout)
-    if cache is not None:
-        known = [Version(*row) if here else None for row, here in zip(versions.tolist(), file.tolist(), strict=True)]
+    if cache is not None and not blocks.known.all():
+        known = [Version(*row) if fine else None for row, fine in zip(versions.tolist(), trusted.tolist(), strict=True)]
         blocks_from_cache(cache, layout, blocks, known)
     lacking = hash_contents(root_fd, list(entries.paths), layout, blocks, np.ones(len(blocks.known), bool), progress)
     return blocks.leaves, lacking

@@ -71,6 +71,13 @@ def printable(name: bytes | str) -> str:
     return "".join(map(_escape, text))
 
 
+def one_line(text: str) -> str:
+    """``text`` without control or bidirectional characters, for a terminal or a log; backslashes stay as they are."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def _escape(char: str) -> str:
     if char == "\\":
         return "\\\\"

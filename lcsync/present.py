@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from lcsync import leftovers
 from lcsync.cache import TreeCache
 from lcsync.const import SEARCH_FACTOR, SEGMENT_BYTES
 from lcsync.contents import Contents, blocks_from_cache, hash_contents
@@ -47,8 +48,8 @@ class Shelf:
 @dataclass(eq=False)
 class Present:
     """``here``: what is in the folder; ``sources``: for each entry the row of it with content like it, -1: none;
-    ``blocks``: hashes of the pack's blocks as those files make them, ``hashed`` of them read now. Not for several
-    threads; ``close`` it.
+    ``blocks``: hashes of the pack's blocks as those files make them, ``hashed`` of them read now. ``dead``: rows of
+    what dead runs left. Not for several threads; ``close`` it.
     """
 
     here: Scan
@@ -57,6 +58,7 @@ class Present:
     layout: Layout
     shelves: list[Shelf] = field(default_factory=list)
     hashed: int = 0
+    dead: list[int] = field(default_factory=list)
 
     def useful(self) -> NDArray[np.bool_]:
         """Of which segments the block hashes would help: something like them is here, or blocks may be anywhere."""
@@ -101,8 +103,12 @@ def look(
     ``progress`` is called while files are read, and may raise.
     """
     here = scan(root_fd)
-    kinds, sizes = here.column(KIND), here.column(SIZE)
+    kinds, sizes = here.column(KIND).copy(), here.column(SIZE)
+    temporaries = leftovers.temporaries(here)
+    dead = leftovers.dead(here, root_fd, temporaries)
+    kinds[np.setdiff1d(temporaries, dead)] = -1  # of living runs: not to be relied on
     sources = find_sources(entries, here.paths, kinds, sizes, here.column(MTIME))
+    _resume(entries, layout, sizes, sources, leftovers.meant(here, dead))
     blocks = Blocks.none(layout)
     shelves: list[Shelf] = []
     if state is not None and state.block_bytes == layout.block_bytes and state.layout.length:
@@ -119,16 +125,29 @@ def look(
         blocks_from_cache(cache, layout, blocks, versions)
     known = int(blocks.known.sum())
     hash_contents(root_fd, found, layout, blocks, readable_blocks(layout, sources, sizes), progress)
-    present = Present(here, sources, blocks, layout, shelves, int(blocks.known.sum()) - known)
-    if (shelf := _search(root_fd, layout, present, state, progress)) is not None:
+    present = Present(here, sources, blocks, layout, shelves, int(blocks.known.sum()) - known, dead)
+    if (shelf := _search(root_fd, layout, present, kinds, state, progress)) is not None:
         shelves.append(shelf)
     return present
+
+
+def _resume(entries: Entries, layout: Layout, sizes: Numbers, sources: Numbers, meant: dict[bytes, int]) -> None:
+    """Take files from what a dead run had of them, where that is not less: of small ones all was written at once."""
+    if not meant:
+        return
+    for entry in entries.of_kind(Kind.FILE):
+        row = meant.get(entries.paths[entry], -1)
+        if row >= 0 and sizes[row] == entries.sizes[entry] > 0:
+            own = sources[entry]
+            if own < 0 or sizes[own] != sizes[row] or sizes[row] < layout.block_bytes:
+                sources[entry] = row
 
 
 def _search(
     root_fd: int,
     layout: Layout,
     present: Present,
+    kinds: Numbers,
     state: State | None,
     progress: Callable[[int], None] | None,
 ) -> Shelf | None:
@@ -138,15 +157,17 @@ def _search(
     """
     here, sizes = present.here, present.here.column(SIZE)
     lacking = int(layout.sizes[present.sources < 0].sum())
+    spare = (kinds == Kind.FILE) & (sizes >= layout.block_bytes)
+    left = np.zeros(len(spare), bool)
+    left[present.dead] = True
     if not lacking:
-        return None
-    spare = (here.column(KIND) == Kind.FILE) & (sizes >= layout.block_bytes)
+        spare &= left
     spare[present.sources[present.sources >= 0]] = False
     if state is not None:
         known = numbers_of(state.paths, here.paths)
         spare[known[is_as_left(state, here.paths, here.versions) & (known >= 0)]] = False
     rows = np.flatnonzero(spare)
-    rows = rows[np.cumsum(sizes[rows]) <= SEARCH_FACTOR * lacking]
+    rows = rows[left[rows] | (np.cumsum(np.where(left, 0, sizes)[rows]) <= SEARCH_FACTOR * lacking)]
     if not len(rows):
         return None
     paths = [here.paths[row] for row in rows.tolist()]

@@ -8,6 +8,7 @@ sizes, and a second of packets at each rate. The receiver says what came.
 from __future__ import annotations
 
 import argparse
+import math
 import select
 import socket
 import struct
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lcsync import const, group, net, trackers
+from lcsync.errors import UsageError
 from lcsync.finding import Finding
 from lcsync.group import Kind
 from lcsync.link import Link, Role
@@ -88,6 +90,8 @@ class _Sender:
 def send(args: argparse.Namespace) -> Iterator[Finding]:
     """Wait for a join on each interface, and send there. NoPrivilege, NoInterface, NoMulticast."""
     wait_s = args.wait or const.DOCTOR_TEST_WAIT_S
+    if args.rate and len(args.rate) > const.PROBE_STEPS_MAX:
+        raise UsageError(reason=f"doctor: {len(args.rate)} times --rate; {const.PROBE_STEPS_MAX} are the most")
     address = _address(args)
     links: list[Link] = []
     now = time.monotonic()
@@ -149,22 +153,28 @@ class _Step:
     """What came at one rate."""
 
     rate_bps: float
-    count: int
-    numbers: set[int] = field(default_factory=set)
+    count: int  # bounded by whoever makes this
+    came: int = 0
     late: int = 0  # came after one with a higher number
     twice: int = 0
     last: int = -1
 
+    def __post_init__(self) -> None:
+        self._marks = bytearray(self.count // 8 + 1)
+
     def take(self, number: int) -> None:
-        if number in self.numbers:
+        if number >= self.count:
+            return
+        if self._marks[number // 8] >> number % 8 & 1:
             self.twice += 1
-        elif number < self.count:
-            self.numbers.add(number)
-            self.late += number < self.last
-            self.last = max(self.last, number)
+            return
+        self._marks[number // 8] |= 1 << number % 8
+        self.came += 1
+        self.late += number < self.last
+        self.last = max(self.last, number)
 
     def finding(self, name: str) -> Finding:
-        lost = self.count - len(self.numbers)
+        lost = self.count - self.came
         part = 100 * lost / self.count
         what = f"at {self.rate_bps / 1e6:g} Mbit/s: {part:.2g} % lost, {self.late} out of order, {self.twice} twice"
         cure = "" if part < 1 else "share with a lower --bwlimit, or look at buffers, cable, Wi-Fi's multicast rate"
@@ -189,7 +199,12 @@ class _Report:
             self.hops = max(0, const.PROBE_HOPS - hops)
         elif kind == SIZE:
             self.sizes.add(len(data) + const.IP_UDP_BYTES)
-        elif kind == RATE and step < 64 and 0 < count <= 1 << 22:
+        elif (
+            kind == RATE
+            and step < const.PROBE_STEPS_MAX
+            and 0 < count <= const.PROBE_PACKETS_MAX
+            and 0 < rate_bps < math.inf
+        ):
             self.steps.setdefault(step, _Step(rate_bps, count)).take(number)
         self.ended |= kind == END
 
@@ -236,6 +251,7 @@ def receive(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _listen(sock: socket.socket, interfaces: dict[int, str], wait_s: float) -> _Report | None:
     report: _Report | None = None
+    last = time.monotonic() + wait_s + const.PROBE_S_MAX
     end = time.monotonic() + wait_s
     while not (report and report.ended) and (left := end - time.monotonic()) > 0:
         if not select.select([sock], [], [], left)[0]:
@@ -254,5 +270,5 @@ def _listen(sock: socket.socket, interfaces: dict[int, str], wait_s: float) -> _
             report = _Report(run, address[0].partition("%")[0], interfaces.get(index, ""))
         if report.run == run:
             report.take(data, hops)
-            end = time.monotonic() + const.PROBE_SILENCE_S
+            end = min(last, time.monotonic() + const.PROBE_SILENCE_S)
     return report

@@ -55,10 +55,13 @@ class Advertiser:
         """Begin anew: the link came up."""
         self._initial = INITIAL_ADVERTISEMENTS
         self._at = now
+        self._answer_at = now  # not before that to the next solicitation
 
     def receive(self, message: bytes, now: float) -> None:
-        """Take notice of a solicitation: one answer, within SOLICITED_S, to as many as come until then."""
-        if message[:1] == bytes((Type.SOLICITATION,)):
+        """Take notice of a solicitation: one answer, within SOLICITED_S, to as many as come until then and as long
+        again."""
+        if message[:1] == bytes((Type.SOLICITATION,)) and now >= self._answer_at:
+            self._answer_at = now + 2 * SOLICITED_S
             self._at = min(self._at, now + SOLICITED_S * self._random())
 
     def due(self, now: float, query_interval_s: float, robustness: int) -> Messages:

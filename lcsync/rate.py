@@ -4,7 +4,11 @@
 Each group has a rate of its own, so groups are layers. To leave groups is an experiment. Loss that falls was
 congestion, in the network or in this host; loss that stays is the path's own, and the groups are taken back.
 
-full → (loss) → trial with half → all back, or as many as were filled before → (a wait) → one more → …
+The experiment is as small as can be seen. Where less than half is lost it may well be the path's own loss, which costs
+nothing but the repair symbols, and each group that is left costs its part of the rate: so few are left, and none where
+the end is near. Where more is lost, half of them are left at once, or all that do not fit.
+
+full → (loss) → trial with fewer → all back, or as many as were filled before → (a wait) → one more → …
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from lcsync.const import (
     RATE_CLEAN_LOSS,
     RATE_DOUBT_LOSS,
     RATE_HALF_S,
+    RATE_HOLD_S,
     RATE_JOIN_SETTLE_S,
     RATE_LEAVE_SETTLE_S,
     RATE_LOSS,
@@ -26,9 +31,11 @@ from lcsync.const import (
     RATE_NOISE_MAX,
     RATE_PACKETS_MIN,
     RATE_PAUSE_S,
+    RATE_SHORT_S,
     RATE_STRETCH,
     RATE_WAIT_MAX_S,
     RATE_WAIT_S,
+    SPLIT_NODES_MAX,
 )
 from lcsync.text import human_bytes
 
@@ -107,9 +114,13 @@ class _Trial:
 
     allowed: int
     groups: int
-    kept: float  # in the better half
+    kept: float
     last: float  # in the last half
     offered: float  # packets sent to us per second
+
+    @property
+    def filled(self) -> int:
+        return _filled(self.groups)
 
 
 @dataclass(frozen=True)
@@ -147,17 +158,21 @@ class Layers:
         self._draw, self._stretch = draw, 1.0  # of that wait
         self._noise = 0.0  # by which part two halves differ
         self._floor = 0.0  # loss that leaving did not lower
-        self._hold_s = RATE_WAIT_S  # that is believed for so long
+        self._hold_s = RATE_HOLD_S  # that is believed for so long
         self._believed_until = self._quiet_until = float("-inf")
         self._alone = False  # the last trial says: the loss does not come from our rate
+        self._narrow = False  # or: it does
         self._clean_pps = 0.0  # the most received in a half without loss
         self._lossy_packets, self._lossy_s = 0, 0.0  # received in halves with loss
 
-    def observe(self, now: float, received: int, lost: int, dropped: int, groups: int) -> None:
+    def observe(
+        self, now: float, received: int, lost: int, dropped: int, groups: int, left: float = float("inf")
+    ) -> None:
         """Call it some four times a second, with running totals in packets.
 
         ``received`` and ``lost`` (gaps in packet numbers) over all groups joined so far, ``dropped`` by this host's
-        buffer (they are in ``lost`` too), ``groups`` joined now. ``allowed`` may change.
+        buffer (they are in ``lost`` too), ``groups`` joined now, ``left`` to be received until the end, if that is
+        known. ``allowed`` may change.
         """
         last = self._last
         group_s = last.group_s + groups * max(0.0, now - last.now) if last else 0.0
@@ -185,7 +200,7 @@ class Layers:
             if settled:
                 self._halves = [*self._halves[-1:], half]
                 if len(self._halves) == 2:
-                    self._decide(now)
+                    self._decide(now, left)
 
     def _account(self, half: _Half) -> None:
         if 1 - half.kept >= RATE_CLEAN_LOSS:
@@ -194,7 +209,7 @@ class Layers:
         elif half.full:
             self._clean_pps = max(self._clean_pps, half.received / half.seconds)
 
-    def _decide(self, now: float) -> None:
+    def _decide(self, now: float, left: float) -> None:
         first, half = self._halves
         better = max(first.kept, half.kept)
         self._noise += (max(abs(first.kept - half.kept), half.chance) / better - self._noise) / RATE_NOISE_HALVES
@@ -204,14 +219,24 @@ class Layers:
         elif self._rise:
             self._judge_rise(self._rise, now)
         elif self._over(now) and groups > 1:
-            self._trial = _Trial(self.allowed, groups, better, half.kept, (half.received + half.lost) / half.seconds)
-            self._step = 1
-            self._change(max(1, min(groups // 2, _whole(groups * better))), now)
+            if 1 - better > RATE_DOUBT_LOSS:
+                kept = self._both()[0]
+                self._try(self.allowed, groups, kept, min(groups // 2, _whole(_filled(groups) * kept)), now)
+            elif self._narrow or left * half.seconds >= RATE_SHORT_S * half.received:
+                # if all of it is congestion, half of the loss goes with these
+                self._try(self.allowed, groups, better, _whole(_filled(groups) * 2 * better / (1 + better)), now)
         elif groups == self.allowed < self.limit:
             more = min(self.limit, self.allowed + self._step)
             if now - self._changed_at >= self._waits[more] * self._stretch:
                 self._waits[self.allowed] = RATE_WAIT_S  # it held
                 self._climb(more, half.kept, now)
+
+    def _try(self, allowed: int, groups: int, kept: float, fewer: int, now: float) -> None:
+        """Begin a trial with ``fewer`` of the ``groups`` joined now, of whose packets this part was ``kept``."""
+        half = self._halves[-1]
+        self._trial = _Trial(allowed, groups, kept, half.kept, (half.received + half.lost) / half.seconds)
+        self._step = 1
+        self._change(max(1, min(fewer, _filled(groups) - 1)), now)
 
     def _over(self, now: float) -> bool:
         """Whether both halves lost too much, above what is known to be the path's own loss."""
@@ -224,15 +249,18 @@ class Layers:
         Not the rate but the part that arrives is compared: groups that end in the meantime lower only the first.
         """
         kept, offered = self._both()
-        cured = min(1.0, trial.kept * trial.groups / self.allowed)  # if all of the loss was congestion
-        if all(h.kept > (trial.kept + cured) / 2 for h in self._halves):
+        cured = min(1.0, trial.kept * trial.filled / self.allowed)  # if all of the loss was congestion
+        if all(h.kept > sqrt(trial.kept * cured) for h in self._halves):
             self._trial = None
             self._congested()
             # so many groups, as they lose now, make up what arrived before
-            level = min(trial.groups, _whole(trial.groups * trial.last / kept))
-            self._climb(max(self.allowed, level), kept, now, back=True)
+            level = _whole(trial.filled * trial.last / kept)
+            if level > self.allowed:
+                self._climb(trial.groups if level >= trial.filled else level, kept, now, back=True)
+            elif self.allowed > 1 and 1 - kept > RATE_ADD_LOSS:
+                self._try(self.allowed, self.allowed, kept, _whole(self.allowed * kept), now)
             return
-        if offered >= trial.offered * (1 + self.allowed / trial.groups) / 2:
+        if offered >= trial.offered * (1 + self.allowed / trial.filled) / 2:
             self._trial = None  # the sender gave what we left to the other groups: fewer of them do as well
             return
         if 1 - kept > RATE_DOUBT_LOSS and now - self._changed_at < RATE_WAIT_S:
@@ -242,7 +270,7 @@ class Layers:
             self._hold_s = min(2 * self._hold_s, RATE_WAIT_MAX_S)
         self._floor = max(1 - kept, 1e-9)
         self._believed_until, self._quiet_until = self._later(now, self._hold_s), self._later(now, RATE_WAIT_S)
-        self._alone = True
+        self._alone, self._narrow = True, False
         self._climb(trial.allowed, kept, now, back=True)
 
     def _judge_rise(self, rise: _Rise, now: float) -> None:
@@ -271,7 +299,7 @@ class Layers:
         return ceil((now + wait_s + self._epoch_s) / (2 * wait_s)) * 2 * wait_s - self._epoch_s
 
     def _congested(self) -> None:
-        self._alone, self._floor, self._hold_s = False, 0.0, RATE_WAIT_S
+        self._alone, self._narrow, self._floor, self._hold_s = False, True, 0.0, RATE_HOLD_S
         self._believed_until = self._quiet_until = float("-inf")
 
     def _climb(self, allowed: int, kept: float, now: float, back: bool = False) -> None:
@@ -296,6 +324,11 @@ class Layers:
         pps = max(self._clean_pps, packets / seconds if seconds > 0 else 0.0)
         helpless = self._alone and 2 * dropped < lost
         return Summary(self._received, lost, dropped, None if helpless else pps * packet_bits)
+
+
+def _filled(groups: int) -> int:
+    """So many of them make up all of a share's rate."""
+    return min(groups, SPLIT_NODES_MAX)
 
 
 def _whole(groups: float) -> int:

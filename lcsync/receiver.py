@@ -18,33 +18,37 @@ from lcsync.channels import Channel, Channels
 from lcsync.const import ALONE_S, EVENTS_AT_ONCE, POLL_S, RUNS_MAX, SEGMENT_BYTES
 from lcsync.download import Download
 from lcsync.group import Kind
+from lcsync.rate import Layers
 
 
 class Receiver:
-    """Brings downloads to their end in at most ``channels`` groups at once.
+    """Brings downloads to their end in as many groups at once as its ``layers`` allow.
 
     Call ``handle`` while it is ``busy``, and ``update`` after each call and once in a while: it gives the addresses to
-    leave and to join; joining again is both. ``rows``: repair symbols that the assembler has room for. With a share
-    ``key`` packets that are not sealed by it are nothing.
+    leave and to join; joining again is both. Call ``observe`` each RATE_LOOK_S. ``rows``: repair symbols that the
+    assembler has room for. With a share ``key`` packets that are not sealed by it are nothing.
     """
 
     def __init__(
         self,
         assembler: Assembler,
         scope: int,
-        channels: int,
+        layers: Layers,
         rows: int,
         say: Callable[[str], None] | None = None,
         key: bytes = b"",
     ) -> None:
         self.assembler = assembler
-        self.channels = Channels(assembler, scope, channels, rows, say, key)
+        self.layers = layers
+        self._say = say
+        self.channels = Channels(assembler, scope, layers.allowed, rows, say, key)
         if key:
             Opener(key).guard(assembler)
         self.downloads: list[Download] = []
         self.rejected = 0  # segments that were whole but wrong
         self.solved = 0  # segments that repair symbols made whole
-        self._places: dict[bytes, list[tuple[Download, int]]] = {}  # of lacking segments, the first is asked for
+        # Of lacking segments of one content the first is asked for.
+        self._places: dict[tuple[bytes, int], list[tuple[Download, int]]] = {}
         self._owners: dict[int, Download] = {}  # by number in the assembler
         self._solvable: deque[tuple[Download, int]] = deque()
         self._alone: dict[tuple[Download | Channel, int], tuple[float, int]] = {}  # segments and parts of lists that
@@ -65,7 +69,7 @@ class Receiver:
         download.object = self.assembler.add_object(download.geometry)
         self._owners[download.object] = download
         for segment in np.flatnonzero(download.lack).tolist():
-            places = self._places.setdefault(download.segment_hash(segment), [])
+            places = self._places.setdefault(download.content_of(segment), [])
             places.append((download, segment))
             if len(places) > 1:
                 download.asked[segment] = False
@@ -75,7 +79,7 @@ class Receiver:
 
     def _want(self, download: Download, segment: int) -> None:
         download.coming[segment] = False
-        self.assembler.want(download.object, segment, download.blocks_here(segment))
+        self.assembler.want(download.object, segment, download.symbols_here(segment))
 
     # --- what arrives ---
 
@@ -155,7 +159,7 @@ class Receiver:
         right = download.take(segment, data, runs)
         download.coming[segment] = False
         if right:
-            for other, at in self._places.pop(download.segment_hash(segment), []):
+            for other, at in self._places.pop(download.content_of(segment), []):
                 if (other, at) != (download, segment):
                     other.take_copy(at, data)
         self.assembler.release(slot)
@@ -242,7 +246,7 @@ class Receiver:
         if download.lack[at]:
             self._want(download, at)
             return True
-        for other, place in self._places.pop(download.segment_hash(at), []):
+        for other, place in self._places.pop(download.content_of(at), []):
             if (other, place) != (download, at):
                 assert download.store is not None
                 size = download.geometry.segment_size(at)
@@ -258,6 +262,24 @@ class Receiver:
             for (owner, segment), (since, left) in list(self._alone.items()):
                 self._look_at_sender(owner, segment, since, left, now)
         return self.channels.update(now, self.downloads)
+
+    def observe(self, now: float, dropped: int) -> None:
+        """Look at what was lost, ``dropped`` packets of it so far by this host's own buffer, and choose the number of
+        groups by it."""
+        loss = self.channels.loss
+        self.layers.observe(now, loss.received, loss.lost, dropped, len(self.channels.open), self._left())
+        if self.channels.limit != self.layers.allowed:
+            if self._say is not None:
+                self._say(f"{self.layers.allowed} groups at most from now on, before {self.channels.limit}")
+            self.channels.limit = self.layers.allowed
+            self.channels.changed = True
+
+    def _left(self) -> float:
+        """Symbols that all downloads lack; infinite while that is not known."""
+        if not all(download.object >= 0 for download in self.downloads):
+            return float("inf")
+        needs = (np.frombuffer(self.assembler.missing(d.object), np.uint16)[d.sought] for d in self.downloads)
+        return float(sum(int(need.sum()) for need in needs))
 
     def _look_at_sender(self, owner: Download | Channel, segment: int, since: float, left: int, now: float) -> None:
         """A segment that is taken from one sender alone: who brings nothing of it gives way to the next."""
@@ -291,12 +313,12 @@ class Receiver:
             download.object = -1
 
     def _hand_over(self, download: Download, segment: int) -> None:
-        digest = download.segment_hash(segment)
-        before = self._places.pop(digest, [])
+        content = download.content_of(segment)
+        before = self._places.pop(content, [])
         places = [place for place in before if place[0] is not download]
         if not places:
             return
-        self._places[digest] = places
+        self._places[content] = places
         if places[0] != before[0]:
             other, at = places[0]
             other.elsewhere[at] = False

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lcsync.columns import pack_sections, unpack_sections
 from lcsync.const import HASH_BYTES
-from lcsync.entries import Entries, Kind, decode
+from lcsync.entries import Entries, EntriesError, Kind, decode
+from lcsync.errors import UnsafeName
 from lcsync.merkle import Hashes, as_hashes
-from lcsync.pack import Layout, Numbers, lay_out
+from lcsync.pack import Layout, Numbers, PackError, lay_out
 
 
 @dataclass(eq=False)
@@ -57,6 +58,13 @@ class State:
         if len(out.paths) != len(out.versions) or not out.block_bytes:
             raise ValueError("a state of another length")
         return out
+
+    def is_sound(self) -> bool:
+        """Whether what is in it fits together: it is from a disk, and maybe of another version of the program."""
+        try:
+            return len(self.entries) == len(self.paths) and len(self.leaves) == max(1, self.layout.blocks)
+        except (EntriesError, UnsafeName, PackError):
+            return False
 
     @cached_property
     def entries(self) -> Entries:

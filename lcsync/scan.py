@@ -130,7 +130,11 @@ class Scan:
 
 
 def row_of(info: os.stat_result) -> tuple[int, ...]:
-    """A status as COLUMNS."""
+    """A status as COLUMNS; times after 2262 are the last that fits."""
+    return tuple(min(number, _WORD) for number in _row(info))
+
+
+def _row(info: os.stat_result) -> tuple[int, ...]:
     mode = info.st_mode
     return (
         _KINDS[mode & _TYPE], info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino & _WORD,
@@ -152,11 +156,16 @@ def scan(root_fd: int) -> Scan:
                 with os.scandir(folders.fd(path)) as found:
                     for entry in found:
                         try:
-                            row = row_of(entry.stat(follow_symlinks=False))
+                            info = entry.stat(follow_symlinks=False)
                         except FileNotFoundError:
                             continue
+                        row = _row(info)
+                        try:
+                            rows.extend(row)
+                        except OverflowError:
+                            del rows[len(paths) * len(COLUMNS) :]
+                            rows.extend(row_of(info))
                         paths.append(before + entry.name.encode(*_ENCODING))
-                        rows.extend(row)
                         if row[KIND] == Kind.FOLDER:
                             todo.append(paths[-1])
             except FileNotFoundError:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only OR GPL-3.0-only
 """Who sends next: round-robin over the streams whose groups have a listener, by token buckets.
 
-A stream that was silent comes before those that go on, with a short first burst: so a name, or a small file, is sent
-whole before the next segments of large ones.
+A stream that was silent comes before those that go on, with its first packets and at its own rate: so a name, or a
+small file, is not stuck behind the segments of large ones, however many those are. All such streams have half of the
+limit before others, or who joins and leaves all the time would take all of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from lcsync.const import BURST_S, CATCH_UP_S, FIRST_BURST_PACKETS, SILENT_S, TURN_PACKETS, TURN_STREAMS
+from lcsync.const import BURST_S, CATCH_UP_S, FIRST_PACKETS, FIRST_PART, FIRST_S, SILENT_S, TURN_PACKETS, TURN_STREAMS
 from lcsync.sender import Stream
 
 UNLIMITED = float("inf")
@@ -31,7 +32,9 @@ class Scheduler:
         self._queue: list[tuple[float, int, Stream]] = []
         self._sequence = 0
         self._free_at = 0.0  # when the bucket over all groups is no longer in debt
-        self._first: set[Stream] = set()  # those whose next burst is their first one
+        self._first: dict[Stream, float] = {}  # streams that come before others, and with how many more bits
+        self._first_queue: list[tuple[float, int, Stream]] = []
+        self._first_free_at = 0.0  # when the bucket over them is no longer in debt
 
     def start(self, stream: Stream, now: float) -> None:
         """Put a stream on the run list, or tell a running one of a new listener."""
@@ -39,8 +42,7 @@ class Scheduler:
         due = max(now, stream.free_at)  # however often somebody joins, the rate holds
         if stream not in self.running:
             if now >= stream.free_at + SILENT_S:  # else who leaves and joins all the time would hold up the others
-                self._first.add(stream)
-                due = -UNLIMITED
+                self._first[stream] = min(FIRST_PACKETS * self.packet_bits, FIRST_S * self.bwlimit_bps)
             self._push(stream, due)
         elif hurry and due < stream.due:
             self._push(stream, due)
@@ -48,7 +50,7 @@ class Scheduler:
     def stop(self, stream: Stream) -> None:
         """Take a stream off the run list: what it sends is no longer offered."""
         self.running.pop(stream, None)
-        self._first.discard(stream)
+        self._first.pop(stream, None)
 
     def put_off(self, stream: Stream, until: float) -> None:
         """Do not ask a stream before ``until``."""
@@ -59,7 +61,7 @@ class Scheduler:
         stream.due = due
         self._sequence += 1
         self.running[stream] = self._sequence
-        heapq.heappush(self._queue, (due, self._sequence, stream))
+        heapq.heappush(self._first_queue if stream in self._first else self._queue, (due, self._sequence, stream))
 
     def turn(self, ask: Ask, now: float) -> list[tuple[Stream, int]]:
         """The streams that may send now, with how many packets; those without a listener leave the list.
@@ -72,8 +74,11 @@ class Scheduler:
         limits: list[int] = []
         count = packets = 0
         most = 1 if self.hurry else TURN_PACKETS
-        while self._queue and self._queue[0][0] <= now and count < TURN_STREAMS and packets < most:
-            _, entry, stream = heapq.heappop(self._queue)
+        while count < TURN_STREAMS and packets < most:
+            queue = self._next_queue(now, count) if self._first_queue else self._queue
+            if not queue or queue[0][0] > now:
+                break
+            _, entry, stream = heapq.heappop(queue)
             if stream in self.running and self.running[stream] == entry:
                 limit = self.batch_packets
                 if stream.rate_bps != UNLIMITED or stream in self._first:
@@ -92,10 +97,17 @@ class Scheduler:
                 self.stop(stream)
         return [(stream, limit) for stream, limit in zip(ready, limits, strict=True) if stream in self.running]
 
+    def _next_queue(self, now: float, count: int) -> list[tuple[float, int, Stream]]:
+        """The queue whose turn it is; ``count`` streams were taken in this turn."""
+        first, rest = self._first_queue, self._queue
+        if first[0][0] <= now and self._first_free_at <= now and (not count or self.bwlimit_bps == UNLIMITED):
+            return first
+        return rest if rest and rest[0] < first[0] else first
+
     def _burst(self, stream: Stream) -> int:
         most = self.batch_packets
         if stream in self._first:
-            most = min(FIRST_BURST_PACKETS, most)
+            most = min(FIRST_PACKETS, most)
         rate = stream.rate_bps if stream.rate_bps < self.bwlimit_bps else self.bwlimit_bps
         return most if rate == UNLIMITED else max(1, min(most, int(rate * BURST_S / self.packet_bits)))
 
@@ -104,7 +116,7 @@ class Scheduler:
         late = now - CATCH_UP_S
         self._free_at = (self._free_at if self._free_at > late else late) + bits / self.bwlimit_bps
         if stream in self._first:
-            self._first.discard(stream)
+            self._count_first(stream, bits, late)
         if wish == UNLIMITED:
             self.stop(stream)
             return
@@ -112,11 +124,24 @@ class Scheduler:
         due = stream.due = wish if wish > now and wish > free_at else free_at
         self._sequence += 1
         self.running[stream] = self._sequence
-        heapq.heappush(self._queue, (due, self._sequence, stream))
+        heapq.heappush(self._first_queue if stream in self._first else self._queue, (due, self._sequence, stream))
+
+    def _count_first(self, stream: Stream, bits: int, late: float) -> None:
+        """A stream that comes before others sent something."""
+        free_at = self._first_free_at if self._first_free_at > late else late
+        self._first_free_at = free_at + bits / (FIRST_PART * self.bwlimit_bps)
+        self._first[stream] -= bits
+        if self._first[stream] <= 0:
+            del self._first[stream]
 
     def next_time(self) -> float | None:
         """When ``turn`` has something to do again."""
-        if not self._queue:
+        if self._first_queue:
+            due = self._first_queue[0][0]
+            if self._queue and self._queue[0][0] < due:
+                due = self._queue[0][0]
+        elif self._queue:
+            due = self._queue[0][0]
+        else:
             return None
-        due = self._queue[0][0]
         return due if due > self._free_at else self._free_at

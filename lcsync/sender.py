@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from lcsync._wire import Batch, Geometry
 from lcsync.const import (
+    MANIFEST_RETRY_MAX_S,
+    MANIFEST_RETRY_S,
     NAME_INTERVALS_S,
     REPAIR_VISIT_SYMBOLS,
     REST_S,
@@ -22,6 +26,7 @@ from lcsync.const import (
 )
 from lcsync.fountain import Fountain
 
+CCI_MASK = 0xFFFFFFFF
 DOUBLED_MAX = 64.0  # times: more than any rate there is
 
 # Gives the bytes of one segment, None if it no longer has the content that it is sent under.
@@ -44,6 +49,11 @@ class Stream:
         self.cci = 0  # packet number on this group in this run (RFC 5651, CCI)
         self.due = 0.0  # when it wants to go on
         self.free_at = 0.0  # when its token bucket is no longer in debt
+        self.sent_bytes = 0  # with IPv6 and UDP headers
+
+    def go_on(self, cci: int) -> None:
+        """Before all else: this group has had so many packets in this run."""
+        self.cci = cci
 
     def restart(self, now: float, running: bool) -> bool:
         """A new listener, perhaps the first one: whether the stream wants to be served at once."""
@@ -53,7 +63,7 @@ class Stream:
         raise NotImplementedError
 
     def _count(self, packets: int) -> None:
-        self.cci = self.cci + packets & 0xFFFFFFFF
+        self.cci = self.cci + packets & CCI_MASK
 
 
 class NameStream(Stream):
@@ -71,15 +81,19 @@ class NameStream(Stream):
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         self.manifest = manifest
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
 
     def restart(self, now: float, running: bool) -> bool:
         self.step = 0
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         return True
 
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         payload = self.manifest()
         if payload is None:
-            return now + NAME_INTERVALS_S[1]
+            self.retry_s = min(2 * self.retry_s, MANIFEST_RETRY_MAX_S)
+            return now + self.retry_s
+        self.retry_s = 0.5 * MANIFEST_RETRY_S
         batch.add_payload(payload, self.cci, self.tsi, self.toi)
         self._count(1)
         self.step = min(self.step + 1, len(NAME_INTERVALS_S) - 1)
@@ -111,6 +125,16 @@ class SlowStart:
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
 
+class Sent(Protocol):
+    """Which source symbols are sent, where those of padding are not."""
+
+    def padding(self, first: int, count: int) -> int:
+        """How many symbols of some segments are not sent."""
+
+    def runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent: first and past-the-last number of each run."""
+
+
 @dataclass
 class Repair:
     """What repair symbols are made by: ``seed(segment)`` is that of their coefficients."""
@@ -124,7 +148,8 @@ class SymbolStream(Stream):
 
     With ``source``, a whole round of source symbols follows each join: who joined has what he did not lose then, and
     leaves. Afterwards, and without ``source`` from the start, the rate is that of a slow start, for repair symbols
-    where there is a ``repair``, else for source symbols. A round of source symbols starts at segment ``at``.
+    where there is a ``repair``, else for source symbols. The rounds of a run start at segment ``at``, and leave out
+    what is not ``sent``.
     """
 
     def __init__(
@@ -142,17 +167,14 @@ class SymbolStream(Stream):
         *,
         source: bool = True,
         repair: Repair | None = None,
+        sent: Sent | None = None,
         at: int = 0,
     ) -> None:
         super().__init__(ifindex, address, toi, tsi, rate_bps)
         if not source and repair is None:
             raise ValueError("a stream of no symbols")
-        self.geometry = geometry
-        self.first, self.count = first, count
-        self.load = load
-        self.repair = repair
-        # all segments are full but the last one of an object
-        self.round = geometry.symbols(first) * (count - 1) + geometry.symbols(first + count - 1)
+        self.count = count
+        self.carry(geometry, first, load, repair, sent)
         self.left = 0  # packets until all who listen have been sent a whole round, and what follows it at once
         self.sbn, self.esi = at % count, 0
         self._source = source
@@ -163,6 +185,37 @@ class SymbolStream(Stream):
         soon_s = (self.round + SOON_SYMBOLS) / SLOW_START_SYMBOLS if source and repair else 0.0
         self._slow = SlowStart(self.round, packet_bits, rate_bps, slow_bps, soon_s)
         self._visited = 0  # repair symbols sent in this visit
+
+    def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:
+        """Take the content from here: the same, but maybe of another object."""
+        self.geometry, self.first, self.load, self.repair, self.sent = geometry, first, load, repair, sent
+        self.round = self._before(self.count)
+
+    def _before(self, sbn: int) -> int:
+        """How many symbols of a round stand before a segment."""
+        # all segments are full but the last one of an object
+        symbols = self.geometry.symbols(self.first) * sbn
+        if sbn == self.count:
+            last = self.first + sbn - 1
+            symbols -= self.geometry.symbols(self.first) - self.geometry.symbols(last)
+        return symbols - (self.sent.padding(self.first, sbn) if self.sent else 0)
+
+    def _runs(self, segment: int) -> Sequence[tuple[int, int]]:
+        """The symbols of a segment that are sent, in order."""
+        return self.sent.runs(segment) if self.sent else ((0, self.geometry.symbols(segment)),)
+
+    def go_on(self, cci: int) -> None:
+        """A group of nothing but source symbols goes on in its round: who left it in the middle has the rest first."""
+        super().go_on(cci)
+        if self.repair is None:
+            at = (self._before(self.sbn) + cci) % self.round
+            self.sbn = bisect_right(range(1, self.count), at, key=self._before)
+            left = at - self._before(self.sbn)
+            for start, stop in self._runs(self.first + self.sbn):
+                self.esi = start + left
+                if self.esi < stop:
+                    break
+                left -= stop - start
 
     def restart(self, now: float, running: bool) -> bool:
         if self._source:
@@ -177,50 +230,51 @@ class SymbolStream(Stream):
     def fill(self, batch: Batch, limit: int, now: float) -> float:
         if not self.left:
             self.rate_bps = self._slow.rate_bps(now)
-        before = self.cci
-        if self.repair is None or self.left > self._spare:
-            gone = self._fill_source(batch, limit)
-        else:
-            gone = self._fill_repair(self.repair, batch, limit)
-        if gone:
-            return inf
+        if self.repair is not None and self.left <= self._spare:
+            count = self._fill_repair(self.repair, batch, limit)
+            if count < 0:
+                return inf
+        else:  # source symbols are packed here: at full speed, calls of functions of our own are what it costs
+            segment = self.first + self.sbn
+            data = self.load(segment)
+            if data is None:
+                return inf
+            if self.left and limit > self.left - self._spare:
+                limit = self.left - self._spare
+            count = 0
+            for start, stop in self._runs(segment):
+                if stop > self.esi and count < limit:
+                    if self.esi < start:
+                        self.esi = start
+                    some = stop - self.esi
+                    if some > limit - count:
+                        some = limit - count
+                    batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, some)
+                    self.cci = self.cci + some & CCI_MASK
+                    self.esi += some
+                    count += some
+            if self.esi >= stop:
+                self.esi, self.sbn = 0, (self.sbn + 1) % self.count
         if self.left:
-            self.left = max(0, self.left - (self.cci - before & 0xFFFFFFFF))
+            self.left = self.left - count if self.left > count else 0
             if not self.left:
                 self.rate_bps = self._slow.begin(now + REST_S)
                 return now + REST_S
         return now
 
-    def _fill_source(self, batch: Batch, limit: int) -> bool:
-        """True if the content is gone."""
-        segment = self.first + self.sbn
-        data = self.load(segment)
-        if data is None:
-            return True
-        total = self.geometry.symbols(segment)
-        count = min(limit, total - self.esi)
-        if self.left:
-            count = min(count, self.left - self._spare)
-        batch.add(self.geometry, data, segment, self.cci, self.tsi, self.toi, self.sbn, self.esi, count)
-        self._count(count)
-        self.esi += count
-        if self.esi == total:
-            self._next_segment()
-        return False
-
     def _next_segment(self) -> None:
         self.esi = self._visited = 0
         self.sbn = (self.sbn + 1) % self.count
 
-    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> bool:
-        """True if the content is gone."""
+    def _fill_repair(self, repair: Repair, batch: Batch, limit: int) -> int:
+        """How many packets; -1 if the content is gone."""
         segment = self.first + self.sbn
         visit = min(REPAIR_VISIT_SYMBOLS, self.geometry.symbols(segment))
         made = repair.fountain.ahead(self.toi, segment)
         if made is None:
             data = self.load(segment)
             if data is None:
-                return True
+                return -1
             made = repair.fountain.make(self.geometry, segment, repair.seed(segment), data)
         count = made.pack(batch, min(limit, visit - self._visited), self.cci, self.tsi, self.toi, self.sbn)
         repair.fountain.keep(self.toi, segment, made)
@@ -228,4 +282,4 @@ class SymbolStream(Stream):
         self._visited += count
         if self._visited >= visit:
             self._next_segment()
-        return False
+        return count

@@ -9,41 +9,54 @@ import secrets
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from lcsync import _udp, group, net
+from lcsync.audience import Audience
 from lcsync.cache import TreeCache
 from lcsync.const import (
-    CHECK_FILE_S,
     HEAR_S,
-    LOOK_PART,
     MALI_S,
     NAP_S,
     SCOPES,
     SEND_FAILED_S,
+    SPARE_LISTENERS,
     STARTUP_NAMES,
     TICK_S,
     TURN_S,
 )
-from lcsync.errors import Error, NoPrivilege, UsageError
+from lcsync.entries import Kind as Entry
+from lcsync.errors import Error, NoPrivilege, SourceError, UsageError
+from lcsync.events import BLIND, Gauge
+from lcsync.events import Item as Shared
 from lcsync.gate import Gate
 from lcsync.group import Kind
-from lcsync.index import Index
+from lcsync.hashed import Hashed
+from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
-from lcsync.listener import Listener
+from lcsync.listener import Listener, Sockets, open_sockets
+from lcsync.lookout import Lookout
 from lcsync.manifest import SIGNATURE_ROOM
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
+from lcsync.notify import Notifier
+from lcsync.offer import Offer, Single
+from lcsync.pack import Sent
+from lcsync.packing import ALL, What
+from lcsync.packitem import PackedFile, PackItem
 from lcsync.paths import printable
-from lcsync.segments import SegmentCache
-from lcsync.share import Offer, Share
-from lcsync.text import human_bytes
+from lcsync.segments import SegmentCache, Source
+from lcsync.share import Share
+from lcsync.talk import Limited
+from lcsync.text import human_bytes, human_rate, human_time
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
@@ -79,8 +92,11 @@ class Options:
     key: bytes = field(default=b"", repr=False)
     signing: Ed25519PrivateKey | None = field(default=None, repr=False)
     cache: TreeCache | None = None
+    what: What = ALL  # of folders
+    confine: Callable[[], str] | None = None  # gives up privileges once the sockets are open, and says which
     verbose: int = 0
     say: Callable[[str], None] = lambda line: print(f"lcsync: {line}", file=sys.stderr, flush=True)
+    gauge: Gauge = BLIND
 
 
 class Server:
@@ -96,13 +112,15 @@ class Server:
         self._senders: dict[int, tuple[Link, _udp.Sender]] = {}
         self._changes = Changes()
         self._poll = select.epoll()
-        self._pool = ThreadPoolExecutor(1)
-        self._look: Future[Index | None] | None = None
-        self._look_at = 0.0
-        self._looked_for_s = 0.0  # how long the last look at the files took
-        self._asked = False  # a manifest was asked for since then
         self._closing = False
-        self.signer: Signer | None = None
+        self._signer: Signer | None = None
+        self._hashed = Hashed(options.gauge)
+        index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
+        self.lookout = Lookout(index)
+        self._spares: list[Sockets] = []  # for interfaces that come later
+        self._confined = False
+        self._notifier = Notifier()
+        self._say = Limited(options.say)  # what others on the link can cause
         gc.disable()  # many files are many objects, none of them garbage: looking for it takes a third of the start
         try:
             self._open(paths)
@@ -118,15 +136,17 @@ class Server:
         self.mld = options.mld is not False
         for interface in net.interfaces(options.interfaces):
             self.ports.append(self._link(interface))
-        self.index = Index(options.block_bytes, self._go_on, cache=options.cache)
+        self._confine()
         for name, path in paths:
-            self.index.add(name, path)
-        for line in self.index.skipped:
+            self.lookout.index.add(name, path)
+        for line in self.lookout.index.skipped:
             self.options.say(line)
         if options.signing:
             from lcsync.sign import Signer
 
-            self.signer = Signer(options.signing)
+            self._signer = Signer(options.signing)
+        self._said = self.lookout.index.skipped
+        self.lookout.start()
         now = time.monotonic()
         self.share = Share(
             self._offer(),
@@ -139,11 +159,12 @@ class Server:
         )
         if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
             self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
+        self._audience = Audience(self.share, now)
+        self._started = now
         for port in self.ports:
             tracker = self._start(port, now)
         if options.verbose:
             self.options.say(f"{options.tracker.why(tracker)}; {human_bytes(tracker.memory_bytes)} an interface")
-        self._pool.submit(self.index.cache.flush)  # nobody need wait for what only the next start is faster by
 
     def _link(self, interface: net.Interface) -> Link:
         """The sockets of an interface. UsageError, NoMulticast, NoPrivilege."""
@@ -153,7 +174,7 @@ class Server:
             raise UsageError(reason=f"--mtu {options.mtu}: {have}; say so, or choose another -i")
         sock = net.send_socket(interface, options.hops)
         try:
-            return Link(interface, sock, self._listen(interface), options.role, options.say)
+            return Link(interface, sock, self._listen(interface), options.role, self._say)
         except BaseException:
             sock.close()
             raise
@@ -162,6 +183,8 @@ class Server:
         """Open a listener; None if MLD is not to be heard, or there is no privilege and none was demanded."""
         if not self.mld:
             return None
+        if self._confined:
+            return self._listen_with_spare(interface)
         try:
             return Listener(interface.index, interface.name, self.options.listener)
         except NoPrivilege:
@@ -171,10 +194,29 @@ class Server:
             self.options.say(f"no CAP_NET_RAW, so sending all the time; to send only while somebody listens: {CURE}")
             return None
 
+    def _confine(self) -> None:
+        """Open what interfaces that come later will need, and give up what nothing else takes."""
+        if not self.options.confine:
+            return
+        if self.mld:
+            self._spares = [open_sockets(self.options.listener) for _ in range(SPARE_LISTENERS)]
+        self._confined = True
+        done = self.options.confine()
+        if self.options.verbose:
+            self.options.say(done)
+
+    def _listen_with_spare(self, interface: net.Interface) -> Listener:
+        if not self._spares:
+            self._say(f"{interface.name}: no socket left to hear joins there; start the share again")
+            raise NoPrivilege(reason=interface.name)
+        listener = Listener(interface.index, interface.name, sockets=self._spares[-1])
+        self._spares.pop()
+        return listener
+
     def _start(self, port: Link, now: float) -> Tracker:
         """Serve on an interface; the tracker that it got."""
         try:
-            tracker = self.options.tracker.create(len(self.share.table), now)
+            tracker = self.options.tracker.create(self.share.table.count, now)
         except ValueError as error:
             raise UsageError(reason=str(error)) from None
         index = port.interface.index
@@ -182,33 +224,60 @@ class Server:
         membership = Membership(self.share.table, tracker, now)
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
-        ids = [group.group_id(Kind.NAME, 0, name, self.share.key) for name, _ in self.index.given[:STARTUP_NAMES]]
+        names = [name for name, _ in self.lookout.index.given[:STARTUP_NAMES]]
+        ids = [group.group_id(Kind.NAME, 0, name, self.share.key) for name in names]
         port.start(membership, [group.address(each, scope) for each in ids], now)
         if not self.mld:
             self.share.open_all(index, now)
         return tracker
 
     def _offer(self) -> Offer:
-        items = self.index.items
-        by_tree = {item.tree: item for item in items}
-        big = [item.tree for item in items if item.inline is None]
-        symbol = symbol_bytes(self.options.mtu)
+        items = self.lookout.index.items
+        packs = [item for item in items if isinstance(item, PackItem)]
+        sources = {source.tree: source for item in items for source in item.sources()}
+        owners = {source.tree: item.name for item in items for source in item.sources()}
+        symbol, spare = symbol_bytes(self.options.mtu), SIGNATURE_ROOM if self._signer else 0
 
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
-            self._asked = True
-            if item.looks_changed():
+            self.lookout.asked = True
+            if item.seems_changed() or (isinstance(item, PackItem) and not self.lookout.is_fresh()):
                 return None
-            if self.signer:
-                return self.signer.sign(item.name, item.manifest(symbol, SIGNATURE_ROOM))
+            return self._signed(item.name, item.manifest(symbol, spare))
             return item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
-            data = self.cache.load(by_tree[tree], segment)
-            self._asked = self._asked or data is None
-            return data
+            return self._load(sources[tree], segment)
 
-        return Offer([item.name for item in items], big, manifest, load, symbol, [item.tree.root for item in items])
+        def single(pack: int, entry: int) -> Single | None:
+            self.lookout.asked = True
+            try:
+                found = packs[pack].single(entry, self.cache.opened)
+            except (OSError, SourceError):
+                return None
+            tree = found.tree if found.data is None else None
+            told = partial(self._manifest, files[pack].name(entry), found, symbol, spare)
+            return Single(told, tree, partial(self._load, found))
+
+        sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in packs}
+        files = [item.names(self.options.key) for item in packs]
+        names, called = [item.name for item in items], [owners[tree] for tree in sources]
+        roots = [item.root for item in items]
+        return Offer(names, list(sources), manifest, load, symbol, sent, files, single, called, roots)
+
+    def _manifest(self, name: bytes, item: PackedFile, symbol: int, spare: int) -> bytes | None:
+        self.lookout.asked = True
+        payload = item.manifest(symbol, spare)
+        return None if payload is None else self._signed(name, payload)
+
+    def _signed(self, name: bytes, payload: bytes) -> bytes:
+        """A manifest as it is sent: with a signature, if this share signs."""
+        return self._signer.sign(name, payload) if self._signer else payload
+
+    def _load(self, source: Source, segment: int) -> memoryview | None:
+        data = self.cache.load(source, segment)
+        self.lookout.asked = self.lookout.asked or data is None
+        return data
 
     # --- the loop ---
 
@@ -221,6 +290,7 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until an exception (a signal's) ends it."""
+        self._notifier.ready(self.greeting())
         self._readers = self._who_hears()
         scheduler = self.share.scheduler
         waits = self.share.gate.closed
@@ -250,35 +320,37 @@ class Server:
                             self.share.refresh_all(port.interface.index)
                 timers = [port.next_timer() for port in self.ports]
                 timer_at = min(tick_at, self.share.gate.opens_at if waits else math.inf, *timers)
+            if (fresh := self.lookout.turn(now)) is not None:
+                self._renew(fresh, now)
             self._transmit(now)
             if waits and not self.share.gate.closed:
                 waits = False
                 self.options.say(str(self.share.gate))
 
     def _hear(self, ready: Sequence[int], now: float) -> None:
-        if self._changes.fileno() in ready and self._changes.read():
-            self._look_at_interfaces(now)
+        if self._changes.fileno() in ready:
+            self._changes.read()
+            if self._changes.due(now):
+                self._look_at_interfaces(now)
         hearing = {id(port): port for fd in ready if fd in self._readers for port in (self._readers[fd],)}
         for port in hearing.values():
             port.hear(self.share.hear, HEAR_S / len(hearing))
 
     def _transmit(self, now: float) -> None:
-        """Send what is due; what fails is said once, until it works again."""
+        """Send what is due."""
         for stream, batch in self.share.transmit(now):
             port, sender = self._senders[stream.ifindex]
             try:
                 sender.send(batch, stream.address)
-                if port.failed or not sender.whole:
-                    large = f"packets of {self.options.mtu} bytes do not fit now, and go in fragments; choose a --mtu"
-                    self._tell(port, "" if sender.whole else large)
+                if not sender.whole:
+                    self._tell_size(port, now)
             except OSError as error:
                 self.share.put_off(stream, now + SEND_FAILED_S)
-                self._tell(port, f"sending failed: {error.strerror}; going on as soon as it works")
+                port.trouble("sending failed", now, f": {error.strerror}; going on as soon as it works")
 
-    def _tell(self, port: Link, trouble: str) -> None:
-        if trouble and trouble != port.failed:
-            self.options.say(f"{port.interface.name}: {trouble}")
-        port.failed = trouble
+    def _tell_size(self, port: Link, now: float) -> None:
+        size = f"packets of {self.options.mtu} bytes"
+        port.trouble(f"{size} do not fit now, and go in fragments; choose a --mtu", now)
 
     def _who_hears(self) -> dict[int, Link]:
         """The descriptors to read MLD from; all are watched from now on."""
@@ -297,9 +369,14 @@ class Server:
             self.ports.remove(port)
             self.share.remove_port(port.interface.index)
             del self._senders[port.interface.index]
+            if self._confined and port.listener and (sockets := port.listener.take_sockets()):
+                self._spares.append(sockets)
             port.close()
         for port in self.ports:
             port.look(now)
+            with suppress(OSError):  # it may be gone by now
+                if net.mtu(port.interface) < self.options.mtu:
+                    self._tell_size(port, now)
         for name in self.options.interfaces or sorted(interface.name for interface in have):
             if all(port.interface.name != name for port in self.ports):
                 self._take_in(name, now)
@@ -318,6 +395,9 @@ class Server:
         self.options.say(f"{name}: sharing there too")
 
     def _tick(self, now: float) -> None:
+        self._notifier.alive(now)
+        if self._changes.due(now):
+            self._look_at_interfaces(now)
         self.share.tick(now)
         names = {port.interface.index: port.interface.name for port in self.ports}
         for index, change in self.share.grow(self.options.tracker, now):
@@ -325,77 +405,79 @@ class Server:
                 self.options.say(f"{names[index]}: {change}")
         for port in self.ports:
             port.tick(now)
-        if self._look is None:
-            if now >= self._look_at and (self._asked or self.index.missing):
-                self._asked = False
-                self._look = self._pool.submit(self._look_at_files, self.index)
-        elif self._look.done():
-            fresh, self._look = self._look.result(), None
-            self._look_at = now + max(CHECK_FILE_S, LOOK_PART * self._looked_for_s)
-            if fresh is not None:
-                self._renew(fresh, now)
-
-    def _look_at_files(self, index: Index) -> Index | None:
-        """A new index if anything changed; in a thread of its own."""
-        started = time.monotonic()
-        try:
-            return index.again() if index.looks_changed() else None
-        finally:
-            index.cache.flush()
-            self._looked_for_s = time.monotonic() - started
+        if self.options.gauge.due():
+            self.options.gauge.show(self._audience.look([port.drops() for port in self.ports], now))
+        self.lookout.tick(now)
 
     def _renew(self, fresh: Index, now: float) -> None:
-        news = [line for line in fresh.skipped if line not in self.index.skipped]
-        self.index = fresh
-        self.cache.close_files()
-        self._asked = any(item.changed for item in fresh.items)
-        for line in news:
-            self.options.say(line)
+        for line in fresh.skipped:
+            if line not in self._said:
+                self.options.say(line)
+        self._said = fresh.skipped
+        self.cache.opened.close()
         self.share.set_offer(self._offer(), now)
         if not self.mld:
             for port in self.ports:
                 self.share.open_all(port.interface.index, now)
 
-    def _go_on(self, path: bytes, done: int, total: int) -> None:
-        """Called while files are read: ends the reading when the server is closed."""
+    def _go_on(self, path: bytes, done: int) -> None:
+        """Called while files are read: shows how far that is, and ends it when the server is closed."""
         if self._closing:
             raise CancelledError
+        if threading.current_thread() is threading.main_thread():  # not of a later look at the files
+            self._hashed.look(path, done)
 
     def close(self) -> None:
         self._closing = True
-        self._pool.shutdown(cancel_futures=True)
+        self._notifier.stopping()
+        self._notifier.close()
+        self.lookout.close()
         for port in self.ports:
             port.close()
         self.ports = []
-        self.cache.close_files()
+        while self._spares:
+            self._spares.pop().close()
+        self.cache.opened.close()
         self._changes.close()
         self._poll.close()
 
     def summary(self) -> str:
         """What was sent, in a line."""
-        sent = self.share.sent
+        sent, seconds = self.share.sent, time.monotonic() - self._started
         parts = ", ".join(f"{kind.name.lower()} {human_bytes(size)}" for kind, size in sent.items() if size)
-        return f"sent {human_bytes(sum(sent.values()))} in {self.share.packets} packets" + (
-            f" ({parts})" if parts else ""
+        size = sum(sent.values())
+        return (
+            f"sent {human_bytes(size)} in {self.share.packets} packets{f' ({parts})' * bool(parts)}; "
+            f"{human_time(seconds)}, {human_rate(size * 8 / max(seconds, 1e-9))}"
         )
 
     def greeting(self) -> str:
         """What is shared, and where, in a line."""
-        names = [printable(name) for name, _ in self.index.given]
+        what = ", ".join(_shown(item) for item in self.lookout.index.items)
         where = ", ".join(port.interface.name for port in self.ports)
-        size = sum(item.tree.length for item in self.index.items if item.version)
+        size = sum(item.size for item in self.lookout.index.items)
         how = "while somebody listens" if self.mld else "all the time"
-        return f"sharing {', '.join(names)} ({human_bytes(size)}) on {where}, sending {how}; Ctrl-C ends it"
+        return f"sharing {what} ({human_bytes(size)}) on {where}, {how}"
 
     def stats(self) -> dict[str, object]:
         """The figures of ``--stats``: bytes sent with IPv6 and UDP headers, in all and by kind of group."""
         return {
             "packets": self.share.packets,
             "bytes": sum(self.share.sent.values()),
+            "seconds": round(time.monotonic() - self._started, 3),
             "by_kind": {kind.name.lower(): size for kind, size in self.share.sent.items()},
             "read_bytes": self.cache.read_bytes,
             "drops": {port.interface.name: dict(port.drops()) for port in self.ports if port.listener},
         }
+
+
+def _shown(item: Item | PackItem) -> str:
+    """A name, and how many files there are in a folder."""
+    name = printable(item.name)
+    if isinstance(item, PackItem):
+        files = len(item.pack.entries.of_kind(Entry.FILE))
+        return f"{name} ({files} file{'s' * (files != 1)})"
+    return name
 
 
 @contextmanager
@@ -408,12 +490,14 @@ def serving(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[
         server.close()
 
 
-def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[str]:
-    """What would be shared, a line for each name."""
-    index = Index(options.block_bytes, cache=options.cache)
+def describe(paths: Sequence[tuple[bytes, bytes]], options: Options) -> Iterator[Shared]:
+    """What would be shared: each name."""
+    index = Index(options.block_bytes, Hashed(options.gauge).look, cache=options.cache, what=options.what)
     for name, path in paths:
         index.add(name, path)
     for line in index.skipped:
         options.say(line)
     for item in index.items:
-        yield f"{item.tree.root.hex()} {item.tree.length:>14} {printable(item.name)}"
+        files = len(item.pack.entries.of_kind(Entry.FILE)) if isinstance(item, PackItem) else None
+        kind = "file" if files is None else "folder"
+        yield Shared(kind, printable(item.name), item.size, item.root.hex(), item.version.mtime_ns / 1e9, files)

@@ -6,7 +6,7 @@ listener → membership → tracker → scheduler → stream → packets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,28 +32,13 @@ from lcsync.gate import Gate
 from lcsync.group import MANIFESTS, Kind
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, node_span, split_level
+from lcsync.offer import Groups, Offer
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Repair, Stream, SymbolStream
-from lcsync.table import Group, GroupTable
+from lcsync.sender import Loader, NameStream, Repair, Stream, SymbolStream
+from lcsync.table import Group
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import hashes_geometry, source_geometry
-
-
-@dataclass
-class Offer:
-    """What a share has to offer: names with their manifests, trees, and the way to their content.
-
-    ``manifest(owner)`` gives the packet for a name, ``load(tree, segment)`` the bytes of a
-    segment; both None while the content is not what its hashes say.
-    """
-
-    names: Sequence[bytes]
-    trees: Sequence[Tree]
-    manifest: Callable[[int], bytes | None]
-    load: Callable[[Tree, int], bytes | bytearray | memoryview | None]
-    symbol_bytes: int
-    roots: Sequence[bytes] = ()  # what the names stand for: found without a name, too
 
 
 @dataclass
@@ -98,18 +83,24 @@ class Share:
         self.delay_bps = self.packet_bits / delay_s if delay_s else float("inf")
         self.scheduler = Scheduler(bwlimit_bps, self.packet_bits, BATCH_PACKETS)
         self.ports: dict[int, Port] = {}
+        self._only: Port | None = None  # the one that there is, if there is one
         self.sent = dict.fromkeys(Kind, 0)  # bytes with IPv6 and UDP headers, by kind of group
         self.packets = 0
         self._fountain = Fountain(tsi % ESIS)
         self._batch = Batch(offer.symbol_bytes)
         self._kinds: dict[bytes, Kind] = {}
         self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
-        self.set_offer(offer)
-
-    def set_offer(self, offer: Offer, now: float = 0.0) -> None:
-        """Replace what is offered; groups that both offers have go on undisturbed, or go on again."""
         self.offer = offer
-        self.table = GroupTable(offer.names, offer.trees, offer.symbol_bytes, self.scope, self.key, offer.roots)
+        self.table = Groups(offer, scope, key=key)
+
+    def set_offer(self, offer: Offer, now: float) -> None:
+        """Replace what is offered; groups that both offers have go on undisturbed, or go on again."""
+        asked_for = self.table.adopted()
+        self.offer = offer
+        self.table = Groups(offer, self.scope, key=self.key)
+        for number in map(self.table.find, asked_for):
+            if self.table.is_file(number):
+                self.table.adopt(number)
         for port in self.ports.values():
             port.membership.set_table(self.table, now)
             for address in [a for a in port.streams if self.table.find(a) < 0]:
@@ -119,17 +110,22 @@ class Share:
                 self._renew(stream)
             for address in port.membership.groups():
                 if port.streams.get(address) not in self.scheduler.running:
-                    self._start(port, self.table.find(address), now)
+                    self._start(port, address, now)
 
     def add_port(self, ifindex: int, membership: Membership, tracker: Tracker) -> None:
         self.ports[ifindex] = Port(ifindex, membership, tracker)
+        self._count_ports()
 
     def remove_port(self, ifindex: int) -> None:
         """An interface is gone: stop all that was sent there."""
         port = self.ports.pop(ifindex)
+        self._count_ports()
         for address, stream in list(port.streams.items()):
             self.scheduler.stop(stream)
             self._rest(port, address)
+
+    def _count_ports(self) -> None:
+        self._only = next(iter(self.ports.values())) if len(self.ports) == 1 else None
 
     def hear(self, ifindex: int, source: bytes, message: bytes, now: float) -> None:
         """One ICMPv6 message from a listener socket."""
@@ -137,11 +133,13 @@ class Share:
         new = port.membership.receive(source, message, now)
         if self.gate.closed and any(self.table.group(number).kind not in MANIFESTS for number in new):
             self.gate.joined(source, now)  # who only waits for a manifest would miss the start
-        for number in new:
-            self._start(port, number, now)
+        for address in list(map(self.table.address, new)):  # to start one may give others another number
+            self._start(port, address, now)
 
     def open_all(self, ifindex: int, now: float) -> None:
-        """Without MLD: take every group as joined, for good; but no repair group, of which there is one a segment."""
+        """Without MLD: take every group as joined, for good; but no repair group, of which there is one a segment, and
+        no name of a file in a pack.
+        """
         port = self.ports[ifindex]
         port.always = True
         for number in range(len(self.table)):
@@ -150,7 +148,7 @@ class Share:
             address = self.table.address(number)
             if port.streams.get(address) not in self.scheduler.running:
                 port.tracker.refresh(address, MALI_S)  # a join, unless it was joined before
-                self._start(port, number, now)
+                self._start(port, address, now)
 
     def refresh_all(self, ifindex: int) -> None:
         """Without MLD: keep every group joined; call it more often than each MALI."""
@@ -189,7 +187,7 @@ class Share:
             yield port.ifindex, f"{groups} groups are too many for tracker {before}: now {choice.why(tracker)}"
 
     def _rest(self, port: Port, address: bytes) -> None:
-        """Forget a stream, but for its packet number: that must not repeat in a run."""
+        """Forget a stream, but for its packet number: that must not repeat in a run, and a round goes on there."""
         self._numbers[port.ifindex, address] = port.streams.pop(address).cci
 
     def active(self) -> list[tuple[int, bytes]]:
@@ -211,6 +209,7 @@ class Share:
                 self._sealer.seal(batch, self._kinds[stream.address] in MANIFESTS)
             size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
+            stream.sent_bytes += size
             self.packets += batch.count
             scheduler.sent(stream, size * 8, wish, now)
             if size:
@@ -224,9 +223,8 @@ class Share:
     def _ask(self, streams: Sequence[Stream]) -> Sequence[bool]:
         """Which of them have a listener. At full speed the calls here are a part of what sending costs."""
         addresses = np.ndarray((len(streams), 16), np.uint8, b"".join([stream.address for stream in streams]))
-        if len(self.ports) == 1:
-            for port in self.ports.values():
-                return list(port.tracker.active_many(addresses))
+        if self._only:
+            return list(self._only.tracker.active_many(addresses))
         out = [False] * len(streams)
         for port in self.ports.values():
             mine = [i for i, stream in enumerate(streams) if stream.ifindex == port.ifindex]
@@ -235,31 +233,33 @@ class Share:
                     out[i] = bool(active)
         return out
 
-    def _start(self, port: Port, number: int, now: float) -> None:
-        address = self.table.address(number)
+    def _start(self, port: Port, address: bytes, now: float) -> None:
+        number = self.table.find(address)
+        if self.table.is_file(number):
+            self.table.adopt(number)
         stream = port.streams.get(address)
         if stream is None:
-            stream = port.streams[address] = self._stream(port.ifindex, address, self.table.group(number))
-            stream.cci = self._numbers.pop((port.ifindex, address), 0)
+            stream = port.streams[address] = self._stream(port.ifindex, address, number)
+            stream.go_on(self._numbers.pop((port.ifindex, address), 0))
         if not self.gate.closed or self._kinds[address] in MANIFESTS:
             self.scheduler.start(stream, now)
 
     def _rate(self, groups: int) -> float:
         return min(self.bwlimit_bps / min(groups, SPLIT_NODES_MAX), self.delay_bps)
 
-    def _stream(self, ifindex: int, address: bytes, what: Group) -> Stream:
-        offer, symbol = self.offer, self.offer.symbol_bytes
+    def _stream(self, ifindex: int, address: bytes, number: int) -> Stream:
+        symbol, what = self.offer.symbol_bytes, self.table.group(number)
         self._kinds[address] = what.kind
         tsi = self._tsi(ifindex)
         if what.kind in MANIFESTS:
-            ident = (offer.names if what.kind is Kind.NAME else offer.roots)[what.owner]
-            toi = group.toi(what.kind, 0, ident, self.key)
-            return NameStream(ifindex, address, toi, tsi, self._rate(SPLIT_NODES_MAX), self._manifest_of(address))
-        tree = offer.trees[what.owner]
+            toi = group.toi(what.kind, 0, self.table.ident(number), self.key)
+            rate = self._rate(SPLIT_NODES_MAX)
+            return NameStream(ifindex, address, toi, tsi, rate, lambda: self.table.manifest(address))
+        tree, load = self.table.content(number)
         ident = tree.root if what.kind is Kind.OUTLINE else tree.nodes[what.level][what.node].tobytes()
         toi = group.toi(what.kind, symbol, ident, self.key)
         if what.kind in (Kind.SOURCE, Kind.REPAIR):
-            return self._content_stream(ifindex, address, toi, tree, what)
+            return self._content_stream(ifindex, address, toi, tree, load, what)
         hashes = tree.outline
         if what.kind is Kind.LEAVES:
             span, per = node_span(what.level, what.node, len(tree.outline)), SEGMENT_BYTES // tree.block_bytes
@@ -277,8 +277,10 @@ class Share:
             repair=repair,
         )  # fmt: skip
 
-    def _content_stream(self, ifindex: int, address: bytes, toi: bytes, tree: Tree, what: Group) -> SymbolStream:
-        segments, load = len(tree.outline), self.offer.load
+    def _content_stream(
+        self, ifindex: int, address: bytes, toi: bytes, tree: Tree, load: Loader, what: Group
+    ) -> SymbolStream:
+        segments = len(tree.outline)
         span = node_span(what.level, what.node, segments)
         source = what.kind is Kind.SOURCE
         return SymbolStream(
@@ -291,9 +293,10 @@ class Share:
             source_geometry(tree.length, tree.block_bytes, self.offer.symbol_bytes),
             span.start,
             len(span),
-            lambda segment: load(tree, segment),
+            load,
             source=source,
             repair=None if source else Repair(lambda segment: tree.outline[segment].tobytes(), self._fountain),
+            sent=self.offer.sent.get(tree) if source else None,
             at=self.tsi,  # another host that shares the same begins elsewhere
         )
 
@@ -311,18 +314,10 @@ class Share:
         for stream in streams:
             stream.tsi, stream.cci = self._tsi(stream.ifindex), 0
 
-    def _manifest_of(self, address: bytes) -> Callable[[], bytes | None]:
-        def manifest() -> bytes | None:
-            number = self.table.find(address)
-            return None if number < 0 else self.offer.manifest(self.table.group(number).owner)
-
-        return manifest
-
     def _renew(self, stream: Stream) -> None:
         """After a change of the offer: a source stream of equal content may have another file to read."""
         number = self.table.find(stream.address)
         if isinstance(stream, SymbolStream) and self._kinds[stream.address] in (Kind.SOURCE, Kind.REPAIR):
-            fresh = self._stream(stream.ifindex, stream.address, self.table.group(number))
+            fresh = self._stream(stream.ifindex, stream.address, number)
             assert isinstance(fresh, SymbolStream)
-            stream.geometry, stream.first, stream.load = fresh.geometry, fresh.first, fresh.load
-            stream.repair = fresh.repair
+            stream.carry(fresh.geometry, fresh.first, fresh.load, fresh.repair, fresh.sent)

@@ -6,9 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lcsync import attributes, files
@@ -16,13 +15,12 @@ from lcsync.attributes import Entry, open_place, place
 from lcsync.cache import TreeCache
 from lcsync.destination import Destination, Parts
 from lcsync.errors import DestinationError
+from lcsync.events import Gauge, Part, Syncing
 from lcsync.folders import Folder, Identity, identity
 from lcsync.job import Options, Report
 from lcsync.oserrors import destination_errors, source_errors
 from lcsync.paths import printable
 from lcsync.update import Source, Updater
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,16 @@ class Things:
     """Copies things of one source, one after the other, and counts their bytes: ``add`` tells of those to come."""
 
     def __init__(
-        self, options: Options, report: Report, destination: Destination, cache: TreeCache, progress: Progress
+        self, options: Options, report: Report, destination: Destination, cache: TreeCache, gauge: Gauge
     ) -> None:
         self.options = options
         self.report = report
         self.destination = destination
         self._linked: dict[Identity, Linked] = {}
-        self._progress = progress
+        self._gauge = gauge
+        self._part = Part("", 0, 0)
         self._done = self._seen = 0  # bytes of sources
-        self._updater = Updater(options, report, cache, lambda here: progress(self._done + here, self._seen))
+        self._updater = Updater(options, report, cache, self._look)
 
     def add(self, info: os.stat_result) -> None:
         """Expect the bytes of a file."""
@@ -73,7 +72,7 @@ class Things:
             return
         here = self.destination.make_room(into, name, path) if into else None
         several = self.options.keep.hard_links and info.st_nlink > 1
-        if several and (first := self._linked.get(identity(info))) and self._link(first, into, name, here, shown):
+        if several and (first := self._linked.get(identity(info))) and self.link(first, into, name, here, shown):
             self._count(info)
             return
         if stat.S_ISREG(info.st_mode):
@@ -97,16 +96,23 @@ class Things:
     ) -> None:
         """A regular file; ``alone``, it replaces no link, fifo, socket or device. ``here`` is what has its name."""
         anything = not alone and here is not None and self.options.keep.takes(here.st_mode)
+        self._part = Part(printable(shown), 0, source.info.st_size)
         self._updater.update(source, into, name, here, shown, anything=anything)
         self._count(source.info)
 
     def _count(self, info: os.stat_result) -> None:
         self._done += info.st_size if stat.S_ISREG(info.st_mode) else 0
-        self._progress(self._done, self._seen)
+        if self._gauge.due():
+            self._gauge.show(Syncing(replace(self._part, done=self._part.bytes), self._done, self._seen))
+
+    def _look(self, here: int) -> None:
+        """``here`` bytes of the present file are done."""
+        if self._gauge.due():
+            self._gauge.show(Syncing(replace(self._part, done=here), self._done + here, self._seen))
 
     # --- other names ---
 
-    def _link(self, first: Linked, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> bool:
+    def link(self, first: Linked, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> bool:
         """Make another name of a file that was copied; False if that can't be."""
         with suppress(NoLink):
             if self._is_link(first, here):
@@ -163,6 +169,10 @@ class Things:
             info = os.fstat(fd)
             target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(info.st_mode) else b""
             entry = attributes.entry(info, path, keep, place(fd), target)
+        self.put(entry, into, name, here, shown)
+
+    def put(self, entry: Entry, into: Folder | None, name: bytes, here: os.stat_result | None, shown: str) -> None:
+        """Make what an entry describes, which is neither file nor folder; ``here`` is what has its name."""
         if into is not None and here is not None and self._same(entry, into, name, here):
             self._dress(entry, into, name, shown)
             return

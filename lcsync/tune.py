@@ -7,20 +7,27 @@ import argparse
 import csv
 import json
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lcsync import plot, thresholds, trackers
+from lcsync import plot, progress, thresholds, trackers
 from lcsync.const import TUNE_FULL_S, TUNE_GROUPS_MAX, TUNE_LIST_GROUPS_MAX, TUNE_NEAR, TUNE_S, TUNE_TRIAL_S
 from lcsync.errors import DestinationError, UsageError
+from lcsync.events import Measuring
 from lcsync.measure import COLUMNS, Figures, Trial
+from lcsync.parsing import Parser
+from lcsync.progress import Talk
 from lcsync.text import human_bytes
 from lcsync.trackers import TRACKERS, Thresholds
 
+EPILOG = """\
+examples:
+  lcsync tune                     a minute, then tables, curves and advice
+  lcsync tune --save              let --tracker auto go by it from now on
+  lcsync tune --full --plot tune.svg --json tune.json"""
 SHARE_OF_TRACKER_S = 0.5  # of the time: the rest goes into making groups and the largest sizes
 PANELS = {
     "ns to query a group, bulk": "hit_ns",
@@ -32,7 +39,13 @@ PANELS = {
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    p = argparse.ArgumentParser(prog="lcsync tune", description=__doc__, allow_abbrev=False)
+    p = Parser(
+        prog="lcsync tune",
+        description="Measures how groups with listeners are best kept on this machine,\nby their number.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     p.add_argument(
         "--max-groups",
         type=_count,
@@ -81,7 +94,7 @@ def cpu() -> str:
     return f"{name}, family {info['cpu family']} model {info['model']}" if "cpu family" in info else name
 
 
-def run(most: int, full: bool, progress: Progress) -> Iterator[Figures]:
+def run(most: int, full: bool, talk: Talk) -> Iterator[Figures]:
     """Measure each tracker at each size; what can't be is left out, and said."""
     counts = sizes(most, full)
     total = TUNE_FULL_S if full else TUNE_S
@@ -91,12 +104,13 @@ def run(most: int, full: bool, progress: Progress) -> Iterator[Figures]:
     for count in counts:
         trial = Trial(count, seconds)
         for name in contestants(count):
-            progress.show(done, cells, f"{name}, {count} groups")
+            if talk.due():
+                talk.show(Measuring(f"{name}, {count} groups", done, cells))
             done += 1
             try:
                 yield trial.measure(name)
             except (ValueError, MemoryError) as error:
-                progress.say(f"{name}, {count} groups: left out: {error or 'no memory'}")
+                talk.say(f"tune: {name}, {count} groups: left out: {error or 'no memory'}")
 
 
 def recommend(figures: Sequence[Figures]) -> Thresholds:
@@ -124,27 +138,6 @@ def recommend(figures: Sequence[Figures]) -> Thresholds:
 
 
 # --- what is shown ---
-
-
-class Progress:
-    """One line on a terminal that is written anew; nothing elsewhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet or not sys.stderr.isatty()
-        self._width = shutil.get_terminal_size().columns - 1
-
-    def show(self, done: int, total: int, what: str) -> None:
-        if not self.quiet:
-            line = f"lcsync: tune: {100 * done // total:3d} %  {what}"
-            print(f"\r{line[: self._width]:<{self._width}}", end="", file=sys.stderr, flush=True)
-
-    def say(self, line: str) -> None:
-        self.close()
-        print(f"lcsync: tune: {line}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if not self.quiet:
-            print(f"\r{'':<{self._width}}\r", end="", file=sys.stderr, flush=True)
 
 
 def table(figures: Sequence[Figures]) -> Iterator[str]:
@@ -194,19 +187,19 @@ def advice(steps: Thresholds) -> Iterator[str]:
 def main(argv: Sequence[str]) -> int:
     """Measure, show, save. UsageError, DestinationError, NoProgram."""
     options = _parse(argv)
-    progress = Progress(options.quiet)
+    talk = progress.talk(options.quiet, False)
     started = time.monotonic()
     try:
-        figures = list(run(options.max_groups, options.full, progress))
+        figures = list(run(options.max_groups, options.full, talk))
     finally:
-        progress.close()
+        talk.close()
     steps = recommend(figures)
     date = time.strftime("%Y-%m-%d")
     head = {"cpu": cpu(), "date": date, "python": platform.python_version(), "kernel": _kernel()}
     data = {**head, "thresholds": steps, "figures": [asdict(row) for row in figures]}
-    talk = sys.stderr if "-" in (options.json, options.csv) else sys.stdout
+    out = sys.stderr if "-" in (options.json, options.csv) else sys.stdout
     for line in _report(figures, head, time.monotonic() - started, not options.plot):
-        print(line, file=talk)
+        print(line, file=out)
     if options.json:
         _write(options.json, json.dumps(data, indent=1) + "\n")
     if options.csv:
@@ -220,23 +213,17 @@ def main(argv: Sequence[str]) -> int:
             )
         except OSError as error:
             raise DestinationError(path=options.plot, reason=error.strerror or str(error)) from None
-    print("recommended on this machine:", *advice(steps), sep="\n", file=talk)
+    print("recommended on this machine:", *advice(steps), sep="\n", file=out)
     if options.save:
         try:
-            print(f"saved for --tracker auto: {thresholds.save(steps, head['cpu'], date)}", file=talk)
+            print(f"saved for --tracker auto: {thresholds.save(steps, head['cpu'], date)}", file=out)
         except OSError as error:
             raise DestinationError(path=error.filename, reason=f"{error.strerror}; set XDG_CONFIG_HOME") from None
     return 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    p = parser()
-
-    def fail(message: str) -> None:
-        raise UsageError(reason=f"tune: {message}; see lcsync tune --help")
-
-    p.error = fail  # type: ignore[assignment,method-assign]
-    options = p.parse_args(list(argv))
+    options = parser().parse_args(list(argv))
     if options.plot and Path(options.plot).suffix.lower() not in (".png", ".svg"):
         raise UsageError(reason=f"tune: --plot {options.plot}: say FILE.png or FILE.svg")
     return options

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ from lcsync import attributes, copying, files
 from lcsync.attributes import Entry
 from lcsync.cache import TreeCache
 from lcsync.compare import Write, differing_runs, tree_runs
-from lcsync.const import READ_BYTES, STEP_BYTES
+from lcsync.const import COPY_BYTES, READ_BYTES, STEP_BYTES
 from lcsync.errors import DestinationError, SourceError
 from lcsync.folders import Folder, identity
 from lcsync.job import Options, Report
@@ -148,7 +149,14 @@ class Updater:
             self.report.writes(shown, version.length, version.length)
         if folder is not None and not self.options.dry_run:
             folder.change()
-            target = files.Target(name, src_fd, version.length, dir_fd=folder.fd, anything=anything, shown=shown)
+            steps = count()
+
+            def go_on() -> None:  # about: a step may be shorter
+                self.progress(min(next(steps) * COPY_BYTES, version.length))
+
+            target = files.Target(
+                name, src_fd, version.length, dir_fd=folder.fd, anything=anything, go_on=go_on, shown=shown
+            )
             with target:
                 self._commit(target, source, src_fd, version, shown)
 

@@ -26,6 +26,7 @@ GRACE_S = 2.0  # a thread or child that was told to end may take so long
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test hangs on how busy the machine is
 hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("short", deadline=None, max_examples=10)  # under sanitizers
 hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
 
 
@@ -95,6 +96,7 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(folder))
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # the index of whoever runs the tests is left alone
+    patch.setenv("LCSYNC_CONFIG", "")  # so is the configuration
     (folder / "cache").mkdir()
     tempfile.tempdir = None
     yield folder

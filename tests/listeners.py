@@ -32,7 +32,8 @@ def groups_of(path: Path, kind: Kind) -> list[bytes]:
     """Addresses of the groups that a share of one file sends on."""
     index = Index(BLOCK)
     index.add(path.name.encode(), bytes(path))
-    table = GroupTable([path.name.encode()], [index.items[0].tree], symbol_bytes(1500), SCOPES["site"])
+    trees = [source.tree for source in index.items[0].sources()]
+    table = GroupTable([path.name.encode()], trees, symbol_bytes(1500), SCOPES["site"])
     return [table.address(number) for number in range(len(table)) if table.group(number).kind is kind]
 
 

@@ -9,11 +9,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from lcsync import group, manifest, merkle, trackers
 from lcsync._crypt import Opener
 from lcsync._wire import Assembler, parse
-from lcsync.const import BLOCK_BYTES, HEADER_BYTES, POLL_S, SCOPES, SEGMENT_BYTES, SYMBOLS_MAX
+from lcsync.const import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    IP_UDP_BYTES,
+    POLL_S,
+    RATE_LOOK_S,
+    SCOPES,
+    SEGMENT_BYTES,
+    SYMBOLS_MAX,
+)
 from lcsync.download import Download
 from lcsync.gate import Gate
 from lcsync.group import Kind
@@ -21,8 +31,10 @@ from lcsync.manifest import Content, Manifest, describe
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, hash_leaves
 from lcsync.mld import Record, RecordType, build_report_v2
+from lcsync.offer import Offer
+from lcsync.rate import Layers
 from lcsync.receiver import Receiver
-from lcsync.share import Offer, Share
+from lcsync.share import Share
 from lcsync.wire import symbol_bytes
 
 SYMBOL = symbol_bytes(1500)
@@ -34,6 +46,8 @@ REPORT_DELAY_S = 0.01  # from a join to the share's ear
 START_S = 1000.0
 ROWS = 40_000  # repair symbols that a receiver has room for: 52 MiB
 KEPT_PACKETS = 4  # how far reordering moves a packet
+PORT_QUEUE_S = 0.05  # of what a port carries, waits in it
+PORT_QUEUE_BITS = 30 * 1500 * 8  # or so much
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -66,6 +80,7 @@ class Memory:
     def __init__(self, data: bytes = b"", length: int | None = None) -> None:
         length = len(data) if length is None else length
         self.data = bytearray(data[:length].ljust(length, b"\0"))
+        self.settled: set[int] = set()  # segments
 
     def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         assert offset + len(data) <= len(self.data), "written beyond the end"
@@ -76,6 +91,12 @@ class Memory:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         view[:] = self.data[offset : offset + len(view)]
+
+    def settle(self, offset: int, length: int) -> None:
+        ends = min(offset + length, len(self.data))
+        marks = range(offset // SEGMENT_BYTES, -(-ends // SEGMENT_BYTES))
+        assert not self.settled & set(marks), "settled twice"
+        self.settled |= set(marks)
 
 
 @dataclass
@@ -90,17 +111,21 @@ class Faults:
 
 
 class Wire:
-    """One host's cable."""
+    """One host's cable, and the port that it is plugged into: what comes faster than ``rate_bps`` is lost there."""
 
-    def __init__(self, faults: Faults, seed: int) -> None:
+    def __init__(self, faults: Faults, seed: int, rate_bps: float = inf) -> None:
         self.faults = faults
         self.random = random.Random(seed)
+        self.rate_bps = rate_bps
         self._kept: list[tuple[int, bytes]] = []
         self._count = 0
+        self._room_bits, self._at = 0.0, START_S
 
-    def carry(self, packets: list[bytes]) -> list[bytes]:
+    def carry(self, packets: list[bytes], now: float) -> list[bytes]:
         """What arrives when these are sent."""
         out = []
+        if self.rate_bps < inf:
+            packets = [packet for packet in packets if self._fits(8 * (len(packet) + IP_UDP_BYTES), now)]
         for packet in packets:
             self._count += 1
             for copy in (packet, packet) if self._chance(self.faults.twice) else (packet,):
@@ -113,6 +138,16 @@ class Wire:
             out += [self._spoil(late) for at, late in self._kept if at <= self._count]
             self._kept = [kept for kept in self._kept if kept[0] > self._count]
         return out
+
+    def _fits(self, bits: int, now: float) -> bool:
+        """Whether the port has room for a packet."""
+        room_bits = max(PORT_QUEUE_S * self.rate_bps, PORT_QUEUE_BITS)
+        self._room_bits = min(room_bits, self._room_bits + self.rate_bps * (now - self._at))
+        self._at = now
+        if self._room_bits < max(bits, self.random.random() * room_bits / 2):  # whose packet it is, is by chance
+            return False
+        self._room_bits -= bits
+        return True
 
     def _chance(self, share: float) -> bool:
         return share > 0 and self.random.random() < share
@@ -152,13 +187,16 @@ class Host:
         self.address = b"\xfe\x80" + bytes(13) + bytes((number,))
         self.wire = wire
         self.assembler = Assembler(slots, SEGMENT_BYTES, SYMBOLS_MAX, ROWS, SYMBOL)
-        self.receiver = Receiver(self.assembler, SCOPE, channels, ROWS, key=key)
+        self.receiver = Receiver(self.assembler, SCOPE, Layers(channels, draw=wire.random.random), ROWS, key=key)
         self.key = key
         self.opener = Opener(key)
         self.channels = channels
         self.joined: set[bytes] = set()
         self.jobs: list[Job] = []
         self.dead = False
+        self.dropped = 0  # by its own buffer
+        self.layers: list[tuple[float, int]] = []  # the number of groups that it allowed itself, whenever that changed
+        self._look_at = 0.0
 
     @property
     def done(self) -> bool:
@@ -189,6 +227,12 @@ class Host:
         """Let the engine go on; what the kernel reports of the joins and leaves that follow."""
         while self.receiver.busy:
             self.receiver.handle(now)
+        if now >= self._look_at and not self.done:
+            self._look_at = now + RATE_LOOK_S
+            self.receiver.observe(now, self.dropped)
+            allowed = self.receiver.layers.allowed
+            if not self.layers or allowed != self.layers[-1][1]:
+                self.layers.append((now, allowed))
         names = set()
         for job in self.jobs:
             if job.manifest is None:
@@ -209,7 +253,7 @@ class Host:
         records += [Record(RecordType.TO_IN, address) for address in self.joined & ours - names]
         records += [Record(RecordType.TO_EX, address) for address in names - self.joined]
         self.joined = self.joined - ours | names
-        assert len(self.joined - ours) <= self.channels
+        assert len(self.joined - ours) <= self.receiver.layers.allowed
         return records
 
     def _go_on(self, job: Job, m: Manifest) -> None:
@@ -282,9 +326,11 @@ class Network:
         for _ in range(count):
             self._add_share(RUN + 1_000_003 * len(self.shares), self.share.bwlimit_bps)
 
-    def host(self, faults: Faults | None = None, channels: int = 8, slots: int = 32) -> Host:
+    def host(
+        self, faults: Faults | None = None, channels: int = 8, slots: int = 32, rate_bps: float = inf
+    ) -> Host:
         number = len(self.hosts) + 1
-        self.hosts.append(Host(number, Wire(faults or Faults(), number), channels, slots, self.key))
+        self.hosts.append(Host(number, Wire(faults or Faults(), number, rate_bps), channels, slots, self.key))
         return self.hosts[-1]
 
     def sent(self, kind: Kind) -> int:
@@ -345,8 +391,8 @@ class Network:
         for host in self.hosts:
             if address in host.joined:
                 for forger, wire in self.forgers:
-                    host.take(address, wire.carry(packets), forger)
-                host.take(address, host.wire.carry(packets), source)
+                    host.take(address, wire.carry(packets, self.now), forger)
+                host.take(address, host.wire.carry(packets, self.now), source)
                 if host.assembler.pending():
                     self._work(host)
 

@@ -8,17 +8,23 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lcsync import files
+from lcsync.attributes import Keep
 from lcsync.const import SEGMENT_BYTES
 from lcsync.contents import Contents
-from lcsync.entries import decode
+from lcsync.destination import Destination
+from lcsync.entries import Entries, decode
+from lcsync.filters import NO_RULES
+from lcsync.job import Options, Report
 from lcsync.packing import Pack, pack
 from lcsync.packstore import Done, PackStore
+from lcsync.packthings import PackThings
 from lcsync.present import look
 from lcsync.reuse import State
 from lcsync.scan import scan
+from lcsync.selection import select
+
+KEEP = Keep(links=True, hard_links=True, specials=True)
 
 
 def pack_of(folder: Path, block_bytes: int = 1024, state: State | None = None) -> Pack:
@@ -50,7 +56,6 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
         blocks = present.blocks
         right = (blocks.leaves == source.tree.leaves).all(axis=1) & blocks.known
         with PackStore(to_fd, entries, layout, present.here, present.sources) as store:
-            store.check_space(np.ones(len(entries), bool))
             store.begin()
             segments = list(range(layout.segments))
             if chance:
@@ -60,8 +65,7 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
             for segment in segments:
                 start = segment * SEGMENT_BYTES
                 stop = min(start + SEGMENT_BYTES, layout.length)
-                data = source.load(contents, segment)
-                assert data is not None
+                data = contents.read_at(stop - start, start)
                 for block in range(segment * per, -(-stop // layout.block_bytes)):
                     if right[block]:
                         continue
@@ -78,9 +82,18 @@ def carry(source: Pack, target: Path, state: State | None = None, chance: random
                     assert store.read_at(stop - start, start) == data
                 store.settle(start, stop - start)
             store.finish()
+            things_of(entries, target, to_fd).make()
+            store.sync()
             versions = store.versions(scan(to_fd))
             left = State(source.root, b"", layout.block_bytes, entries.paths, versions, source.data, source.tree.leaves)
             return Carried(wire, present.hashed, store.done, left)
+
+
+def things_of(entries: Entries, target: Path, to_fd: int) -> PackThings:
+    options = Options(keep=KEEP)
+    return PackThings(
+        Destination(options, Report(options, None), str(target), to_fd), (), select(entries, KEEP, NO_RULES, b"")
+    )
 
 
 def contents_of(folder: Path) -> dict[str, object]:

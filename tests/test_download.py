@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import SYMBOL, Memory, content, root_of, tree_of
 
+from lcsync import merkle
 from lcsync.const import SEGMENT_BYTES
 from lcsync.download import Download
+from lcsync.merkle import Tree
+from lcsync.reuse import Blocks
 
 BLOCK = 1 << 18  # four blocks a segment: fast to hash, and odd ends are near
 DATA = content(3 * SEGMENT_BYTES + BLOCK + 77)
@@ -213,3 +216,87 @@ def test_any_old_version(changes: list[tuple[int, str]], size: int, known: str, 
         assert take(download, segment, part(segment), runs)
     assert download.missing_bytes == missing
     assert download.done and bytes(store.data) == DATA
+    assert store.settled == {0, 1, 2, 3}
+
+
+class Shelf:
+    """Blocks that are somewhere, by their hash, of help for all segments but the first."""
+
+    def __init__(self, data: bytes) -> None:
+        leaves = tree_of(data, BLOCK).leaves
+        self.blocks = {leaf.tobytes(): data[i * BLOCK : (i + 1) * BLOCK] for i, leaf in enumerate(leaves)}
+
+    def useful(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.array([False, True, True, True])
+
+    def block(self, leaf: bytes) -> bytes | None:
+        return self.blocks.get(leaf)
+
+
+def test_blocks_are_found_on_shelves() -> None:
+    tree = tree_of(DATA, BLOCK)
+    old = Tree(len(DATA), BLOCK, tree.leaves.copy())
+    old.leaves[3:8] = 0  # not known
+    download = Download(b"folder", tree.root, len(DATA), BLOCK, SYMBOL)
+    download.blocks = Blocks(np.zeros(len(tree.leaves), bool), np.zeros_like(tree.leaves))
+    assert download.set_outline(tree.outline.tobytes())
+    store = Memory(DATA[: 3 * BLOCK] + bytes(5 * BLOCK) + DATA[8 * BLOCK :], len(DATA))
+    download.compare(old, store, None, Shelf(DATA[5 * BLOCK : 8 * BLOCK]))
+    assert segments(download.lack) == [0, 1] and segments(download.asked) == [1]
+    assert store.settled == {2, 3}
+    assert download.set_leaves(1, tree.segment_leaves(1).tobytes())
+    here = download.blocks_here(1)
+    assert here is not None and here.tolist() == [False, True, True, True]
+    assert take(download, 1, part(1), [(0, BLOCK)]) and take(download, 0, part(0))
+    assert download.done and bytes(store.data) == DATA and store.settled == {0, 1, 2, 3}
+    assert download.blocks.known.tolist() == [True] * 8 + [False] * (len(tree.leaves) - 8)
+    assert (download.blocks.leaves[:8] == tree.leaves[:8]).all()
+
+
+def test_padding_need_not_come() -> None:
+    """The second half of every block is padding: its symbols are here from the start, and no part of a round."""
+    data = b"".join(content(BLOCK // 2, i) + bytes(BLOCK // 2) for i in range(7)) + content(BLOCK // 2, 7)
+    tree = tree_of(data, BLOCK)
+    per = -(-BLOCK // SYMBOL)
+    first = -(-BLOCK // 2 // SYMBOL)
+    marks = np.tile(np.arange(per) >= first, 4)
+
+    def padding(segment: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return marks if not segment else marks[: 3 * per + first]
+
+    download = Download(b"folder", tree.root, len(data), BLOCK, SYMBOL)
+    download.padding = padding
+    assert download.set_outline(tree.outline.tobytes())
+    store = Memory(length=len(data))
+    download.compare(None, store, None)
+    assert download.symbols.tolist() == [4 * first, 4 * first]
+    here = download.symbols_here(0)
+    assert here is not None and (here == marks).all()
+    runs = [(i * BLOCK, first * SYMBOL) for i in range(4)]
+    assert take(download, 0, part(0, data), runs)
+    assert take(download, 1, part(1, data), [(at, min(n, len(part(1, data)) - at)) for at, n in runs])
+    assert download.done and bytes(store.data) == data
+
+
+def test_segments_that_nobody_wants_do_not_lack() -> None:
+    tree = tree_of(DATA, BLOCK)
+    download = Download(b"folder", tree.root, len(DATA), BLOCK, SYMBOL)
+    assert download.set_outline(tree.outline.tobytes())
+    download.unwanted = np.array([True, False, True, False])
+    download.compare(None, Memory(length=len(DATA)), None)
+    assert segments(download.lack) == [1, 3]
+
+
+def test_a_short_segment_with_the_hash_of_a_long_one() -> None:
+    """A forger's outline: nothing is written beyond the end, and the short one is not taken for the long one."""
+    length = 2 * SEGMENT_BYTES + 5000
+    zeros = merkle.top(merkle.hash_leaves(bytes(SEGMENT_BYTES), BLOCK))
+    long = merkle.top(merkle.hash_leaves(content(SEGMENT_BYTES), BLOCK))
+    for last in (zeros, long):
+        outline = long + long + last
+        root = merkle.content_root(length, BLOCK, merkle.top(merkle.as_hashes(outline)))
+        download = Download(b"forged", root, length, BLOCK, SYMBOL)
+        assert download.set_outline(outline)
+        download.compare(None, Memory(length=length), None)  # which refuses to be written to beyond its end
+        assert download.lack.all()
+        assert download.content_of(0) == download.content_of(1) != download.content_of(2)

@@ -313,6 +313,25 @@ def test_claims_cost_no_memory() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("lengths", [entries.LINK_LENGTHS, entries.USER_LENGTHS, entries.XATTR_LENGTHS])
+def test_tables_of_nothing_cost_no_memory(lengths: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of empty byte strings: there are no more than rows, and of attributes no more than the bound."""
+    monkeypatch.setattr(entries, "XATTRS_MAX", 1000)
+    owners = {entries.USER_LENGTHS: entries.USER_IDS, entries.XATTR_LENGTHS: entries.XATTR_OWNERS}
+    width = {entries.USER_LENGTHS: 4, entries.XATTR_LENGTHS: 2}
+    sections = {**GOOD, lengths: bytes(2 << 20)}
+    if lengths in owners:
+        sections[owners[lengths]] = bytes(width[lengths] << 20)
+    data = chunk(2, sections)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EntriesError, match="another length"):
+            decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
 def test_more_entries_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(many(3000))
     monkeypatch.setattr(entries, "ENTRIES_MAX", 1000)
@@ -366,8 +385,9 @@ def test_sections(sections: dict[int, bytes]) -> None:
 
 
 def test_tables_have_whole_numbers() -> None:
-    assert columns.unpack_plain(columns.pack_plain([1, 2], 4), 4) == [1, 2]
-    with pytest.raises(ColumnError):
-        columns.unpack_plain(b"123", 2)
+    assert columns.unpack_plain(columns.pack_plain([1, 2], 4), 4, 2) == [1, 2]
+    for data in (b"123", b"123456"):
+        with pytest.raises(ColumnError):
+            columns.unpack_plain(data, 2, 2)
     with pytest.raises(ColumnError):
         columns.cut(b"123", [1, 1])

@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import os
-import socket
-import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from programs import BLOCK, MIB, content
+from programs import BLOCK, MIB, content, until
 
-from lcsync import listing, merkle
-from lcsync.cache import TreeCache
-from lcsync.const import FOLDERS_DEEP_MAX, READ_BYTES
+from lcsync import files, merkle
+from lcsync.cache import TreeCache, settled
+from lcsync.const import MTIME_NS_MAX, NAME_BYTES_MAX, READ_BYTES
+from lcsync.entries import Kind
+from lcsync.entries import decode as entries_decode
 from lcsync.errors import SourceError, UsageError
+from lcsync.filters import rules
 from lcsync.index import Index, Item
 from lcsync.manifest import Content, decode
+from lcsync.packing import What
+from lcsync.packitem import PackItem
+from lcsync.scan import CTIME
 from lcsync.segments import SegmentCache
 
 
@@ -29,8 +34,12 @@ def index_of(**given: Path) -> Index:
     return index
 
 
-def item(index: Index, name: str) -> Item:
+def item(index: Index, name: str) -> Item | PackItem:
     return next(item for item in index.items if item.name == name.encode())
+
+
+def files_of(index: Index) -> list[Item]:
+    return [each for each in index.items if isinstance(each, Item)]
 
 
 def root_of(data: bytes) -> bytes:
@@ -60,47 +69,61 @@ def test_file(tmp_path: Path) -> None:
     assert cache.load(found, 0) == data[:MIB] and cache.read_bytes == len(data)  # from memory
 
 
+def folder(index: Index, name: str) -> PackItem:
+    found = item(index, name)
+    assert isinstance(found, PackItem)
+    return found
+
+
+def content_of(found: PackItem) -> dict[bytes, bytes]:
+    """What of each file the share would send."""
+    cache = SegmentCache()
+    (data,) = [source for source in found.sources() if source.tree is found.pack.tree]
+    layout, entries = found.pack.layout, found.pack.entries
+    segments = [cache.load(data, segment) for segment in range(layout.segments)]
+    assert None not in segments
+    whole = b"".join(bytes(segment or b"") for segment in segments)
+    ends = layout.starts + layout.sizes
+    return {entries.paths[i]: whole[layout.starts[i] : ends[i]] for i in entries.of_kind(Kind.FILE)}
+
+
 def test_folder(tmp_path: Path) -> None:
     root = tmp_path / "class"
     (root / "b" / "c").mkdir(parents=True)
     (root / "b" / "c" / "deep").write_bytes(content(1000))
     (root / "b.txt").write_bytes(b"short")
     (root / "a").write_bytes(b"")
+    os.link(root / "a", root / "z")
     os.mkfifo(root / "fifo")
     (root / "link").symlink_to("a")
     (root / "loop").symlink_to(root)
-    with socket.socket(socket.AF_UNIX) as sock:
-        here = Path.cwd()
-        os.chdir(root)  # the name of a socket may not be long
-        sock.bind("socket")
-        os.chdir(here)
+    root.chmod(0o750)
     index = index_of(share=root)
-    assert sorted(item.name for item in index.items) == [
-        b"share", b"share/a", b"share/b", b"share/b.txt", b"share/b/c", b"share/b/c/deep",
-    ]  # fmt: skip
-    entries = listing.decode(item(index, "share").data or b"")
-    assert [entry.path for entry in entries] == [b"a", b"b.txt", b"b/c/deep"]
-    assert [entry.inline for entry in entries] == [b"", b"short", None]
-    below = listing.decode(item(index, "share/b").data or b"")
-    assert [entry.path for entry in below] == [b"c/deep"]
-    said = sorted(line.rpartition("/")[2] for line in index.skipped)
-    assert said == [
-        "fifo: is a fifo, not shared",
-        "link: is a symbolic link, not shared",
-        "loop: is a symbolic link, not shared",
-        "socket: is a socket, not shared",
-    ]
+    (found,) = index.items
+    assert isinstance(found, PackItem) and found.name == b"share" and not index.skipped
+    entries = found.pack.entries
+    assert dict(zip(entries.paths, map(Kind, entries.kinds), strict=True)) == {
+        b"": Kind.FOLDER, b"a": Kind.FILE, b"b": Kind.FOLDER, b"b.txt": Kind.FILE, b"b/c": Kind.FOLDER,
+        b"b/c/deep": Kind.FILE, b"fifo": Kind.FIFO, b"link": Kind.SYMLINK, b"loop": Kind.SYMLINK, b"z": Kind.HARDLINK,
+    }  # fmt: skip
+    assert content_of(found) == {b"a": b"", b"b.txt": b"short", b"b/c/deep": content(1000)}
+    told = decode(found.manifest(1376), (Content.PACK,))
+    assert (told.root, told.length, told.mode, told.serial) == (found.root, 1005, 0o750, found.serial)
+    assert told.entries and told.entries.inline == found.pack.data
+    (listed, data) = found.sources()
+    assert listed.data == found.pack.data and listed.tree is found.pack.list_tree and data.data is None
+    assert SegmentCache().load(listed, 0) == found.pack.data
 
 
-def test_devices_in_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"x")
-    try:
-        os.mknod(tmp_path / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
-    except PermissionError:
-        pytest.skip("only root makes devices, and not everywhere")
-    index = index_of(share=tmp_path)
-    assert [line.rpartition("/")[2] for line in index.skipped] == ["null: is a device, not shared"]
-    assert [entry.path for entry in listing.decode(item(index, "share").data or b"")] == [b"file"]
+def test_names_of_files_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("sub/x")
+    found = folder(index_of(d=tmp_path), "d")
+    entry = found.entry_of(b"d/sub/x")
+    assert found.pack.entries.paths[entry] == b"sub/x"
+    for name in (b"d", b"d/", b"d/sub", b"d/link", b"d/sub/y", b"sub/x", b"e/sub/x", b"d/zzz"):
+        assert found.entry_of(name) == -1
 
 
 def test_names_are_bytes(tmp_path: Path) -> None:
@@ -111,29 +134,20 @@ def test_names_are_bytes(tmp_path: Path) -> None:
             out.write(name)
     code = """
 import sys
-from lcsync import listing
+from lcsync.entries import decode
 from lcsync.index import Index
 index = Index(1024)
 index.add(b"d", sys.argv[1].encode(sys.getfilesystemencoding(), "surrogateescape"))
-(folder,) = [item for item in index.items if item.name == b"d"]
-for entry in listing.decode(folder.data):
-    assert entry.path == entry.inline
-    print(entry.path.hex())
-assert not index.skipped and len({item.name for item in index.items}) == len(index.items)
+(folder,) = index.items
+for path in decode(folder.pack.data).paths[1:]:
+    print(path.hex())
+assert not index.skipped
 """
     for locale in ("C", "C.UTF-8"):
         env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
         command = [sys.executable, "-c", code, tmp_path]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert [bytes.fromhex(line) for line in done.stdout.split()] == sorted(names)
-
-
-def test_the_list_is_in_byte_order_of_whole_paths(tmp_path: Path) -> None:
-    for name in ("a", "a.b", "a-b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "f").touch()
-    entries = listing.decode(item(index_of(share=tmp_path), "share").data or b"")
-    assert [entry.path for entry in entries] == [b"a-b/f", b"a.b/f", b"a/f"]
 
 
 def test_what_can_not_be_shared(tmp_path: Path) -> None:
@@ -154,9 +168,11 @@ def test_times_that_no_manifest_can_say(tmp_path: Path, time_ns: int) -> None:
     for path in (root / "f", root):
         os.utime(path, ns=(time_ns, time_ns))
     index = index_of(d=root)
+    index.add(b"f", bytes(root / "f"))
     for each in index.items:
-        assert 0 <= decode(each.manifest(1376)).mtime_ns < 1 << 63
-    assert len(listing.decode(item(index, "d").data or b"")) == 1
+        assert 0 <= decode(each.manifest(1376), (each.kind,)).mtime_ns < 1 << 63
+    times = entries_decode(folder(index, "d").pack.data).mtimes_ns
+    assert times is not None and times.tolist() == 2 * [min(time_ns, MTIME_NS_MAX)]  # a list can say more
 
 
 def test_a_name_twice(tmp_path: Path) -> None:
@@ -167,13 +183,17 @@ def test_a_name_twice(tmp_path: Path) -> None:
     for name in (b"d", b"d/x"):
         with pytest.raises(UsageError, match="OTHER="):
             index.add(name, bytes(tmp_path / "d" / "x"))
+    index = index_of(**{"d/x": tmp_path / "d" / "x"})
+    with pytest.raises(UsageError, match="OTHER="):
+        index.add(b"d", bytes(tmp_path / "d"))
 
 
 def test_very_deep_folders(tmp_path: Path) -> None:
+    """As deep as a path may be long; what is below is said to be left out."""
     (tmp_path / "f").write_bytes(b"x")
     here = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for _ in range(1500):
+        for _ in range(2100):
             os.mkdir("d", dir_fd=here)
             below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
             os.close(here)
@@ -183,9 +203,9 @@ def test_very_deep_folders(tmp_path: Path) -> None:
         os.close(here)
         subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # shutil.rmtree can't
     (said,) = index.skipped
-    assert said.endswith("/d: too many folders in each other, not shared")
-    assert len(index.items) == FOLDERS_DEEP_MAX + 1  # the folders, and a file in the first
-    assert [entry.path for entry in listing.decode(item(index, "share").data or b"")] == [b"f"]
+    assert said == f"{tmp_path}/52 paths of more than 4096 bytes, not shared"
+    paths = entries_decode(folder(index, "share").pack.data).paths
+    assert len(paths) == 2 + NAME_BYTES_MAX // 2 and max(map(len, paths)) == NAME_BYTES_MAX - 1
 
 
 # --- change ---
@@ -194,11 +214,9 @@ def test_very_deep_folders(tmp_path: Path) -> None:
 def test_nothing_changed(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_bytes(content(5000))
-    index = index_of(d=tmp_path / "d")
+    index = index_of(d=tmp_path / "d", x=tmp_path / "d" / "x")
     assert not index.looks_changed()
-    fresh = index.again()
-    assert {item.name: item.serial for item in fresh.items} == {item.name: item.serial for item in index.items}
-    assert item(fresh, "d/x").tree is item(index, "d/x").tree  # not read again
+    assert index.again().items == index.items  # not read again
 
 
 @pytest.mark.parametrize("way", ["in place", "renamed over", "cut short"])
@@ -212,12 +230,12 @@ def test_changed_file(tmp_path: Path, way: str) -> None:
         (tmp_path / "y").rename(path)
     else:
         rewrite(path, new)
-    before = index.items[0]
+    (before,) = files_of(index)
     cache = SegmentCache()
     assert cache.load(before, 0) is None and cache.load(before, 1) is None  # not a byte under a hash it does not have
     assert before.changed and index.looks_changed()
     fresh = index.again()
-    after = item(fresh, "x")
+    (after,) = files_of(fresh)
     assert after.serial > before.serial and after.tree.root != before.tree.root
     assert cache.load(after, 0) == new[:MIB]
     assert not fresh.looks_changed()
@@ -228,11 +246,11 @@ def test_changed_behind_its_times(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(content(MIB))
     index = index_of(x=path)
-    found = index.items[0]
+    (found,) = files_of(index)
     with path.open("r+b") as out:
         out.write(b"changed")
     assert SegmentCache().load(found, 0) is None
-    assert found.changed and item(index.again(), "x").tree.root != found.tree.root
+    assert found.changed and item(index.again(), "x").root != found.root
 
 
 def test_changed_behind_its_times_and_the_index_on_disk(tmp_path: Path) -> None:
@@ -242,16 +260,16 @@ def test_changed_behind_its_times_and_the_index_on_disk(tmp_path: Path) -> None:
     with TreeCache(str(aside)) as cache:
         old = Index(BLOCK, cache=cache)
         old.add(b"x", bytes(path))
-        (before,) = old.items
+        (before,) = files_of(old)
         other = content(MIB, 2)
         cache.put(before.version, merkle.Tree(MIB, BLOCK, merkle.hash_leaves(other, BLOCK)), None, 1 << 62)
         cache.flush()
         index = Index(BLOCK, cache=cache)
         index.add(b"x", bytes(path))
-        (wrong,) = index.items
+        (wrong,) = files_of(index)
         assert wrong.tree.root != before.tree.root  # as if the file had had another content once
         assert SegmentCache().load(wrong, 0) is None and wrong.changed
-        (right,) = index.again().items
+        (right,) = files_of(index.again())
         assert right.tree.root == before.tree.root and right.serial > wrong.serial
 
 
@@ -260,14 +278,14 @@ def test_removed_and_back(tmp_path: Path) -> None:
     path.write_bytes(content(MIB))
     index = index_of(x=path)
     path.unlink()
-    assert index.looks_changed() and SegmentCache().load(index.items[0], 0) is None
+    assert index.looks_changed() and SegmentCache().load(files_of(index)[0], 0) is None
     gone = index.again()
     assert not gone.items and gone.missing == [bytes(path)] and "no such file" in gone.skipped[0]
     assert not gone.looks_changed()
     path.write_bytes(b"back")
     assert gone.looks_changed()
     back = gone.again()
-    assert back.items[0].data == b"back" and not back.missing
+    assert files_of(back)[0].data == b"back" and not back.missing
 
 
 def test_folder_with_files_that_come_and_go(tmp_path: Path) -> None:
@@ -276,18 +294,112 @@ def test_folder_with_files_that_come_and_go(tmp_path: Path) -> None:
     for name in ("stays", "goes", "sub/changes"):
         (root / name).write_bytes(content(2000))
     index = index_of(d=root)
-    stays, before = item(index, "d/stays"), item(index, "d")
+    before = item(index, "d")
     (root / "goes").unlink()
     (root / "sub" / "comes").write_bytes(b"new")
     rewrite(root / "sub" / "changes", content(3000))
     assert index.looks_changed()
     fresh = index.again()
-    assert sorted(item.name for item in fresh.items) == [b"d", b"d/stays", b"d/sub", b"d/sub/changes", b"d/sub/comes"]
-    assert item(fresh, "d/stays") is stays
-    after = item(fresh, "d")
-    assert after.serial > before.serial and after.tree.root != before.tree.root
-    assert item(fresh, "d/sub/changes").tree.length == 3000
+    after = folder(fresh, "d")
+    assert after.serial > before.serial and after.root != before.root
+    assert content_of(after) == {b"stays": content(2000), b"sub/changes": content(3000), b"sub/comes": b"new"}
     assert not fresh.looks_changed()
+
+
+def test_a_change_deep_in_a_folder_is_seen_by_a_look_alone(tmp_path: Path) -> None:
+    """The folder itself tells nothing, and to look at all that is in it takes too long for each manifest."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x").write_bytes(content(2000))
+    index = index_of(d=tmp_path)
+    rewrite(tmp_path / "sub" / "x", content(3000))
+    found = folder(index, "d")
+    assert not found.seems_changed() and found.looks_changed() and found.seems_changed()
+
+
+def wait_for_the_clock(path: Path) -> None:
+    """Until a change of the file must give it another time."""
+    until(lambda: settled(files.version_of(path.stat()), time.time_ns()), "another tick of the clock")
+
+
+def bytes_read() -> int:
+    """By this process, from whatever file."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_only_what_changed_in_a_folder_is_read_again(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i:02}").write_bytes(content(100_000, i))
+    wait_for_the_clock(tmp_path / "39")
+    index = index_of(d=tmp_path)
+    rewrite(tmp_path / "07", content(100_000, 99))
+    assert index.looks_changed()
+    before = bytes_read()
+    fresh = folder(index.again(), "d")
+    read = bytes_read() - before
+    assert read < 150_000
+    assert content_of(fresh)[b"07"] == content(100_000, 99)
+
+
+def test_changed_behind_its_times_in_a_folder(tmp_path: Path) -> None:
+    """Only the hash tells: neither the pack before nor the index on disk is believed about what is in the segment."""
+    d = tmp_path / "d"
+    d.mkdir()
+    for name in ("a", "b"):
+        (d / name).write_bytes(content(MIB // 2))
+    with TreeCache(str(tmp_path / "index")) as cache:
+        index = Index(BLOCK, cache=cache)
+        index.add(b"d", bytes(d))
+        found = folder(index, "d")
+        before = (d / "b").stat()
+        with (d / "b").open("r+b") as out:
+            out.write(b"changed")
+        os.utime(d / "b", ns=(before.st_mtime_ns, before.st_mtime_ns))
+        rows = found.pack.found.rows.copy()
+        rows[found.pack.found.paths.index(b"b"), CTIME] = (d / "b").stat().st_ctime_ns  # as if a bad disk had done it
+        found.pack.found.rows = rows
+        cache.put_folder(found.version.device, found.version.inode, BLOCK, found.pack.state().to_bytes())
+        assert not index.looks_changed()
+        assert SegmentCache().load(found.sources()[1], 0) is None
+        assert index.looks_changed() and found.wrong == {b"a", b"b"}
+        after = folder(index.again(), "d")
+        assert content_of(after) == {name: (d / name.decode()).read_bytes() for name in (b"a", b"b")}
+        assert after.serial > found.serial
+
+
+def test_the_index_on_disk_knows_folders(tmp_path: Path) -> None:
+    """What did not change since is not read."""
+    d = tmp_path / "d"
+    (d / "sub").mkdir(parents=True)
+    for i in range(20):
+        (d / "sub" / str(i)).write_bytes(content(100_000 * i, i))
+    os.link(d / "sub" / "3", d / "three")
+    wait_for_the_clock(d / "three")
+    roots, read = [], []
+    for turn in range(2):
+        with TreeCache(str(tmp_path / "index")) as cache:
+            before = bytes_read()
+            index = Index(BLOCK, cache=cache)
+            index.add(b"d", bytes(d))
+            read.append(bytes_read() - before)
+            found = folder(index, "d")
+            roots.append(found.root)
+            assert found.kept == bool(turn)
+            index.keep()
+            assert found.kept
+    assert roots[0] == roots[1]
+    assert read[0] > 19_000_000 and read[1] < 100_000, read
+
+
+def test_a_folder_of_a_name_becomes_another(tmp_path: Path) -> None:
+    d = tmp_path / "d"
+    d.mkdir()
+    (d / "x").write_bytes(b"one")
+    index = index_of(d=d)
+    d.rename(tmp_path / "old")
+    d.mkdir()
+    (d / "y").write_bytes(b"two")
+    assert item(index, "d").seems_changed() and index.looks_changed()
+    assert content_of(folder(index.again(), "d")) == {b"y": b"two"}
 
 
 def test_a_file_becomes_a_folder_and_back(tmp_path: Path) -> None:
@@ -298,13 +410,14 @@ def test_a_file_becomes_a_folder_and_back(tmp_path: Path) -> None:
     path.mkdir()
     (path / "y").write_bytes(b"below")
     assert index.looks_changed()
-    folder = index.again()
-    assert sorted(item.name for item in folder.items) == [b"x", b"x/y"]
+    made = index.again()
+    assert content_of(folder(made, "x")) == {b"y": b"below"}
+    assert made.items[0].serial > index.items[0].serial
     (path / "y").unlink()
     path.rmdir()
     path.write_bytes(b"file again")
-    assert folder.looks_changed()
-    assert item(folder.again(), "x").data == b"file again"
+    assert made.looks_changed()
+    assert files_of(made.again())[0].data == b"file again"
 
 
 def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
@@ -315,7 +428,7 @@ def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
     rewrite(path, content(MIB, 2))
     noise = 0
 
-    def write_more(name: bytes, done: int, total: int) -> None:
+    def write_more(name: bytes, done: int) -> None:
         nonlocal noise
         noise += 1
         with path.open("ab") as out:
@@ -326,20 +439,35 @@ def test_being_written_to_while_it_is_read(tmp_path: Path) -> None:
     assert noise and item(fresh, "x") is index.items[0] and index.items[0].changed
     fresh.progress = None
     final = fresh.again()
-    assert item(final, "x").tree.length == MIB + 4 * noise and not final.looks_changed()
+    assert item(final, "x").size == MIB + 4 * noise and not final.looks_changed()
+
+
+def test_cut_short_while_it_is_hashed(tmp_path: Path) -> None:
+    """The bytes that are missing are no content: the file is left out until the next look."""
+    with (tmp_path / "x").open("wb") as out:
+        out.truncate(16 * READ_BYTES)  # more than is read ahead
+    (tmp_path / "y").write_bytes(b"stays")
+    index = Index(BLOCK, lambda name, done: os.truncate(tmp_path / "x", 5))
+    index.add(b"d", bytes(tmp_path))
+    assert index.skipped == [f"{tmp_path}/x: changed while it was read; run again"]
+    assert content_of(folder(index, "d")) == {b"y": b"stays"}
+    assert index.looks_changed()
+    fresh = index.again()
+    assert content_of(folder(fresh, "d")) == {b"x": bytes(5), b"y": b"stays"} and not fresh.skipped
 
 
 @pytest.mark.parametrize("way", ["grown", "truncated", "overwritten", "replaced", "removed"])
 def test_changed_while_it_is_hashed(tmp_path: Path, way: str) -> None:
-    """What is said of it is an error, the rest of the folder is shared, and the index on disk stays sound."""
-    (tmp_path / "d").mkdir()
-    path, aside = tmp_path / "d" / "x", tmp_path / "index"
+    """The rest of the folder is shared, the next look sets it right, and the index on disk stays sound."""
+    d = tmp_path / "d"
+    d.mkdir()
+    path, aside = d / "x", tmp_path / "index"
     path.write_bytes(content(3 * READ_BYTES))
-    (tmp_path / "d" / "y").write_bytes(b"stays")
+    (d / "y").write_bytes(b"stays")
     (tmp_path / "new").write_bytes(content(3 * READ_BYTES, 2))
 
-    def meddle(name: bytes, done: int, total: int) -> None:
-        if done != READ_BYTES or not name.endswith(b"/x"):
+    def meddle(name: bytes, done: int) -> None:
+        if done != READ_BYTES:
             return
         if way == "grown":
             with path.open("ab") as out:
@@ -356,17 +484,67 @@ def test_changed_while_it_is_hashed(tmp_path: Path, way: str) -> None:
 
     with TreeCache(str(aside)) as cache:
         index = Index(BLOCK, meddle, cache=cache)
-        index.add(b"d", bytes(tmp_path / "d"))
-        assert item(index, "d/y").data == b"stays"
-        (said,) = index.skipped
-        assert said.endswith(": changed while it was read; run again")
-        assert [each.name for each in index.items] == [b"d/y", b"d"]
+        index.add(b"d", bytes(d))
+        assert folder(index, "d").entry_of(b"d/y") >= 0
+        index.keep()
         index.progress = None
-        index = index.again()
-        expected = [] if way == "removed" else [root_of(path.read_bytes())]
-        assert [each.tree.root for each in index.items if each.name == b"d/x"] == expected
+        assert index.looks_changed()
+        expected = {file.name.encode(): file.read_bytes() for file in d.iterdir()}
+        assert content_of(folder(index.again(), "d")) == expected
     for _ in range(2):  # what the index on disk keeps is no wrong tree either
         with TreeCache(str(aside)) as cache:
             index = Index(BLOCK, cache=cache)
-            index.add(b"d", bytes(tmp_path / "d"))
-            assert [each.tree.root for each in index.items if each.name == b"d/x"] == expected
+            index.add(b"d", bytes(d))
+            assert content_of(folder(index, "d")) == expected
+            index.keep()
+
+
+def test_what_of_a_folder_is_shared_may_change_between_two_starts(tmp_path: Path) -> None:
+    """The index on disk knows the list as it was asked for then."""
+    d = tmp_path / "d"
+    d.mkdir()
+    (d / "x").write_bytes(b"x")
+    os.setxattr(d / "x", "user.colour", b"red")
+    wait_for_the_clock(d / "x")
+    found = []
+    for what in (What(), What(xattrs=True), What(xattrs=True), What(acls=True)):
+        with TreeCache(str(tmp_path / "index")) as cache:
+            index = Index(BLOCK, cache=cache, what=what)
+            index.add(b"d", bytes(d))
+            index.keep()
+            found.append(entries_decode(folder(index, "d").pack.data).xattrs)
+    colour = {1: {b"user.colour": b"red"}}
+    assert found == [None, colour, colour, {}]
+
+
+def test_rules_leave_out_paths_of_a_folder(tmp_path: Path) -> None:
+    d = tmp_path / "d"
+    for name in ("a.o", "keep.o", "sub/b.o", "sub/c", "build/x/y", "z"):
+        (d / name).parent.mkdir(parents=True, exist_ok=True)
+        (d / name).write_bytes(name.encode())
+    wait_for_the_clock(d / "z")
+    for given, paths in (
+        ([], [b"a.o", b"build/x/y", b"keep.o", b"sub/b.o", b"sub/c", b"z"]),
+        ([("include", b"keep.o"), ("exclude", b"*.o"), ("exclude", b"/build/")], [b"keep.o", b"sub/c", b"z"]),
+        ([("exclude", b"sub/*")], [b"a.o", b"build/x/y", b"keep.o", b"z"]),
+    ):
+        with TreeCache(str(tmp_path / "index")) as cache:  # knows what was left out another time
+            index = Index(BLOCK, cache=cache, what=What(rules=rules(given)))
+            index.add(b"d", bytes(d))
+            index.keep()
+            assert sorted(content_of(folder(index, "d"))) == paths
+        (d / "a.o").touch()
+        assert index.looks_changed()
+        assert sorted(content_of(folder(index.again(), "d"))) == paths
+
+
+def test_a_segment_of_a_folder_that_changed_is_not_given_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content(3 * MIB))
+    found = folder(index_of(d=tmp_path), "d")
+    with (tmp_path / "a").open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"other")
+    cache = SegmentCache()
+    data = found.sources()[1]
+    assert [cache.load(data, segment) is not None for segment in range(3)] == [True, False, True]
+    assert found.changed and found.wrong == {b"a"}

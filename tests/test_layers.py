@@ -11,16 +11,18 @@ from pathlib import Path
 import lcsync
 
 ROWS = (
-    "const errors text finding simd",
-    "merkle _blake2s paths keys filters",
-    "group table wire manifest listing pack columns entries singles fountain _xor _wire _crypt sign",
+    "const nearest errors parsing text finding simd events pictures",
+    "merkle _blake2s paths keys filters claims",
+    "group table wire manifest pack columns entries singles fountain _xor _wire _crypt sign",
     "mld trackers _bloom _exact",
-    "membership querier gate scheduler sender receiver channels download plan rate reuse share",
+    "membership querier gate scheduler sender receiver channels download stores plan rate reuse offer share audience "
+    "parts",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
-    "lab scan contents packstore packing present thresholds keyfiles accepted",
-    "link serve key trust names fetch progress job space update destination things local demo probe doctor tune "
-    "measure plot",
-    "options cli __main__",
+    "privileges landlock notify talk "
+    "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds keyfiles accepted",
+    "screen progress heard hashed link confine lookout serve key trust names packfetch packthings fetch job space "
+    "update destination things local demo probe doctor tune measure plot",
+    "options config cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
 ENGINES = 4  # rows up to this one do no input and output: they take bytes and the time, and return packets and events
@@ -91,6 +93,13 @@ def own(names: set[str]) -> set[str]:
 def test_every_module_has_a_row() -> None:
     assert {name.partition(".")[0] for name in MODULES} <= ROW.keys()
     assert {"const", "errors", "merkle", "group", "lab"} <= MODULES.keys()
+
+
+def test_every_module_is_in_the_map_of_rooms() -> None:
+    rows = re.findall(r"^\| (\d) [^|]*\| (.*) \|$", (PACKAGE.parent / "CONTRIBUTING.md").read_text(), re.M)
+    mapped = {name: int(number) for number, words in rows for name in re.findall(r"`(\w+)`", words)}
+    rooms = {name.partition(".")[0] for name in MODULES}
+    assert {name: row(name) for name in rooms} == {name: at for name, at in mapped.items() if name in rooms}
 
 
 def test_imports_point_to_lower_rows() -> None:

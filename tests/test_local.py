@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lcsync import local
 from lcsync.attributes import Keep
 from lcsync.compare import tree_runs
 from lcsync.errors import DestinationError, SourceError, UsageError
+from lcsync.events import Picture
 from lcsync.job import Options, Summary
 from lcsync.merkle import Tree, hash_leaves
 
@@ -88,9 +89,24 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 def sync(source: str, destination: str, **options: Any) -> Summary:
     """A sync, its options as keyword arguments; ``keep`` as the words of Keep."""
-    other = {name: options.pop(name) for name in ("cache", "progress", "out") if name in options}
+    other = {name: options.pop(name) for name in ("cache", "gauge", "out") if name in options}
     keep = Keep(**dict.fromkeys(options.pop("keep", "").split(), True))
     return local.sync(source, destination, Options(keep=keep, **options), **other)
+
+
+class Pictures:
+    """Looks at every picture."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.shown: list[Any] = []
+        self._then = then
+
+    def due(self) -> bool:
+        return True
+
+    def show(self, picture: Picture) -> None:
+        self.shown.append(picture)
+        self._then()
 
 
 def run(a: Path, b: Path, **options: Any) -> Summary:
@@ -209,8 +225,9 @@ def test_large_files_are_compared_in_threads(tmp_path: Path, inplace: bool) -> N
         for at in changed:
             old[at] ^= 1
         b.write_bytes(old)
-        done: list[tuple[int, int]] = []
-        summary = sync(str(a), str(b), inplace=inplace, progress=lambda *at, to=done: to.append(at))
+        gauge = Pictures()
+        summary = sync(str(a), str(b), inplace=inplace, gauge=gauge)
+        done = [(at.done, at.bytes) for at in gauge.shown]
         blocks = {at // 16384 for at in changed}
         assert summary.bytes_written == sum(min(16384, len(data) - block * 16384) for block in blocks)
         assert b.read_bytes() == data
@@ -235,11 +252,8 @@ def test_a_source_cut_short_meanwhile_is_an_error(tmp_path: Path) -> None:
         a.write_bytes(noise(30 * MIB))
         b.write_bytes(noise(30 * MIB, 2))
 
-        def cut(here: int, total: int) -> None:
-            os.truncate(a, 10 * MIB)
-
         with pytest.raises(SourceError, match="changed while it was read"):
-            sync(str(a), str(b), inplace=inplace, progress=cut)
+            sync(str(a), str(b), inplace=inplace, gauge=Pictures(lambda: os.truncate(a, 10 * MIB)))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
         assert inplace or b.read_bytes() == noise(30 * MIB, 2)
 

@@ -103,7 +103,7 @@ def altered(key: int, value: Any, base: Manifest = BARE) -> bytes:
     ("key", "good", "bad", "word"),
     [
         (0, [1], [0, 2, b"", -1], "version"),
-        (1, [0, 2], [1, 3, b"", -1], "kind"),
+        (1, [0], [2, 3, b"", -1], "kind"),
         (2, [bytes(32)], [bytes(31), bytes(33), b"", 5], "root"),
         (3, [0, OBJECT_BYTES_MAX], [OBJECT_BYTES_MAX + 1, 2**64 - 1, b""], "length"),
         (4, [1 << 10, 1 << 20], [0, 1 << 9, 1 << 21, 16385, b""], "block"),
@@ -300,7 +300,7 @@ def test_packs_come_through(list_bytes: int, size: int, symbol: int) -> None:
 
 def test_packs_are_taken_only_where_they_are_asked_for() -> None:
     with pytest.raises(ManifestError, match="kind"):
-        decode(pack_of(100, 5).encode())
+        decode(pack_of(100, 5).encode(), (Content.FILE,))
     with pytest.raises(ManifestError, match="kind"):
         decode(GOOD.encode(), PACKS)
 

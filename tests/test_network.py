@@ -258,8 +258,6 @@ def test_folder(make_lab: MakeLab, tmp_path: Path) -> None:
         assert sorted(path.name.encode("utf-8", "surrogateescape") for path in one.iterdir())[1] == b"not-utf8-\xff"
         shown = fetch(lab.hosts[1], "class").ok()
         assert shown.out.startswith("folder of 4 files  2.0 MiB  ") and shown.out.endswith("  class\n")
-        shown = fetch(lab.hosts[1], "class/deep").ok()
-        assert shown.out.startswith("folder of 3 files")
         missing = fetch(lab.hosts[1], "class", tmp_path / "nowhere" / "x")
         assert missing.end() == 8 and "mkdir -p" in missing.lines[0] and len(missing.lines) == 1
         missing = fetch(lab.hosts[1], "class", tmp_path / "nowhere")
@@ -289,8 +287,8 @@ def test_twenty_of_a_thousand_files(make_lab: MakeLab, tmp_path: Path) -> None:
     found = figures(tmp_path / "fetch")
     assert (found["files"], found["changed"]) == (1000, 20)
     lacked = sum(1000 + i for i in range(0, 1000, 50))
-    assert found["lacking"] == lacked
-    assert found["received"] < lacked + 200_000  # with the list
+    assert lacked <= found["lacking"] <= 20 * BLOCK  # small files share blocks
+    assert found["received"] < found["lacking"] + 100_000  # with the list
 
 
 # --- sharing without a privilege, and dry runs ---

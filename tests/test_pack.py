@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync.const import OBJECT_BYTES_MAX, SEGMENT_BYTES
-from lcsync.pack import Layout, PackError, lay_out, pack_root, path_hashes
+from lcsync.pack import Layout, PackError, Sent, lay_out, pack_root, path_hashes
 from lcsync.wire import source_geometry
 
 NAMES = st.binary(min_size=1, max_size=8)
@@ -73,6 +73,14 @@ def test_padding_is_what_no_file_has(files: dict[bytes, int], sizes: tuple[int, 
             at, size = geometry.place(segment, esi)
             at += segment * SEGMENT_BYTES
             assert padding == (not have[at : at + size].any())
+    sent = Sent(layout, symbol_bytes)
+    for segment in range(layout.segments):
+        marks = np.ones(geometry.symbols(segment), bool)
+        for first, stop in sent.runs(segment):
+            marks[first:stop] = False
+        assert marks.tolist() == layout.padding(segment, symbol_bytes).tolist()
+        assert sent.padding(segment, 1) == marks.sum()
+    assert sent.padding(0, layout.segments) == sum(sent.padding(segment, 1) for segment in range(layout.segments))
 
 
 def test_the_layout_is_the_one_of_the_protocol() -> None:

@@ -76,6 +76,16 @@ def test_a_solicitation_is_answered_soon_and_a_flood_of_them_once() -> None:
     assert advertiser.next_timer() > 30
 
 
+def test_solicitations_without_end_are_answered_every_few_seconds() -> None:
+    advertiser = Advertiser(0.0)
+    advertised(advertiser, 10.0)
+    answers = 0
+    for number in range(10_000):
+        advertiser.receive(solicitation(), 10 + number / 100)
+        answers += len(advertiser.due(10 + number / 100, 125.0, 2))
+    assert 20 <= answers <= 26  # in 100 s
+
+
 def test_a_link_that_comes_up_is_told_at_once_and_the_end_is_told() -> None:
     advertiser = Advertiser(0.0, half)
     advertised(advertiser, 100.0)

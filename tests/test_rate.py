@@ -441,17 +441,17 @@ def test_an_outage(cut_s: float) -> None:
 
 
 def test_groups_that_end_in_a_trial() -> None:
-    """Two of four are done, the rate falls by half once more, and the loss is as before."""
+    """Two of five are done, so the rate falls once more, and the loss is as before."""
     world = World(800e6)
     host = world.host(loss=constant(0.3))
     host.need[1:3] = 2.5 * 0.7 * 100e6 / PACKET_BITS
     host.need[4:] = 0  # so that nothing takes their places
     host.need[4:6] = 1 << 40
     world.run(2.4)
-    assert host.layers.allowed == 3
+    assert host.layers.allowed == 5
     assert not (host.have[1:3] >= host.need[1:3]).any()
     world.run(0.4)
-    assert host.layers.allowed == 3
+    assert host.layers.allowed == 5
     assert (host.have[1:3] >= host.need[1:3]).all()
     world.run(5)
     assert host.layers.allowed == 8

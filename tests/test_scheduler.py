@@ -13,10 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcsync._wire import Batch, Geometry, parse
-from lcsync.const import NAME_INTERVALS_S, REST_S, ROUND_S, SLOW_START_SYMBOLS, SPARE_DIVISOR, SPARE_SYMBOLS
+from lcsync.const import (
+    ACTIVE_GROUPS_MAX,
+    FIRST_PACKETS,
+    FIRST_S,
+    NAME_INTERVALS_S,
+    REST_S,
+    ROUND_S,
+    SLOW_START_SYMBOLS,
+    SPARE_DIVISOR,
+    SPARE_SYMBOLS,
+    TURN_STREAMS,
+)
 from lcsync.fountain import Fountain
 from lcsync.scheduler import Scheduler
-from lcsync.sender import NameStream, Repair, Stream, SymbolStream
+from lcsync.sender import NameStream, Repair, Sent, Stream, SymbolStream
 
 PACKET_BITS = 8 * (1376 + 36 + 48)
 TOI = b"fourteen bytes"
@@ -131,6 +142,29 @@ def test_a_slow_stream_is_not_lost_among_fast_ones() -> None:
     clock.add(slow, *fast)
     clock.run(5.0)
     assert 0.7e5 < clock.rate(slow) <= 1.01e5
+
+
+def test_hundreds_of_groups_have_equal_parts_and_none_is_silent() -> None:
+    clock = Clock(1e8, late_s=0.0015)
+    streams = [Endless(1e8 / 8) for _ in range(ACTIVE_GROUPS_MAX)]
+    clock.add(*streams)
+    clock.run(3.0)
+    assert clock.rate() == pytest.approx(1e8, rel=0.03)
+    for stream in streams:
+        assert clock.rate(stream) == pytest.approx(1e8 / ACTIVE_GROUPS_MAX, rel=0.1)
+        assert max(b - a for a, b in pairwise(clock.times[stream])) < 0.2
+
+
+@pytest.mark.parametrize("bwlimit_bps", [1e7, 1e8])
+def test_a_small_file_is_not_stuck_behind_hundreds_of_large_ones(bwlimit_bps: float) -> None:
+    """It has a packet in each turn, where it would have one in 256."""
+    clock = Clock(bwlimit_bps)
+    clock.add(*(Endless(bwlimit_bps / 8) for _ in range(ACTIVE_GROUPS_MAX - 1)))
+    clock.run(2.2 * ACTIVE_GROUPS_MAX * min(FIRST_PACKETS * PACKET_BITS, FIRST_S * bwlimit_bps) / bwlimit_bps)
+    small, joined_at = symbol_stream(bwlimit_bps / 8), clock.now
+    clock.add(small)
+    clock.run(1.0)
+    assert clock.packets(small, joined_at + 25 * (1 + TURN_STREAMS) * PACKET_BITS / bwlimit_bps) >= 25
 
 
 def test_unused_share_is_not_given_to_others() -> None:
@@ -276,10 +310,12 @@ SMALL_BITS = (100 + 36 + 48) * 8
 SYMBOLS = [(0, i) for i in range(10)] + [(1, i) for i in range(10)] + [(2, i) for i in range(5)]
 
 
-def symbol_stream(rate_bps: float = 1e8, source: bool = True, repair: bool = False, at: int = 0) -> SymbolStream:
+def symbol_stream(
+    rate_bps: float = 1e8, source: bool = True, repair: bool = False, sent: Sent | None = None, at: int = 0
+) -> SymbolStream:
     return SymbolStream(
         1, bytes(16), TOI, 1, rate_bps, SMALL_BITS, GEOMETRY, 0, 3, lambda i: CONTENT[i * 1000 : i * 1000 + 1000],
-        source=source, repair=Repair(lambda i: bytes(32), Fountain(7)) if repair else None, at=at,
+        source=source, repair=Repair(lambda i: bytes(32), Fountain(7)) if repair else None, sent=sent, at=at,
     )  # fmt: skip
 
 
@@ -338,6 +374,34 @@ def test_source_symbols_go_round_and_round(limit: int, at: int) -> None:
     first = SYMBOLS.index((at % 3, 0))
     assert [p[3:] for p in seen] == ((SYMBOLS[first:] + SYMBOLS[:first]) * 5)[: len(seen)]
     assert [p[0] for p in seen] == list(range(len(seen)))
+
+
+class Some:
+    """Symbols that are sent: none at the start of segment 0, none at the end of 1, every second one of 2."""
+
+    RUNS = ([(4, 10)], [(0, 2), (3, 7)], [(0, 1), (2, 3), (4, 5)])
+
+    def padding(self, first: int, count: int) -> int:
+        symbols = sum((10, 10, 5)[first : first + count])
+        return symbols - sum(b - a for runs in self.RUNS[first : first + count] for a, b in runs)
+
+    def runs(self, segment: int) -> list[tuple[int, int]]:
+        return self.RUNS[segment]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 6, 64])
+def test_what_is_not_sent_is_left_out(limit: int) -> None:
+    stream = symbol_stream(sent=Some())
+    assert stream.round == 15
+    stream.restart(5.0, False)
+    seen = filled(stream, 15, limit)
+    expected = [(i, e) for i, runs in enumerate(Some.RUNS) for a, b in runs for e in range(a, b)]
+    assert [p[3:] for p in seen[:15]] == expected
+    assert stream.left == 0, "a round is what is sent"
+    assert [p[0] for p in seen] == list(range(len(seen))), "packet numbers count what is sent"
+    filled(stream, 60, limit)
+    stream.restart(6.0, True)
+    assert stream.left == 15
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])

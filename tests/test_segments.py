@@ -11,7 +11,7 @@ from programs import BLOCK, MIB, content
 
 from lcsync._wire import Batch
 from lcsync.index import Index, Item
-from lcsync.segments import SegmentCache
+from lcsync.segments import OpenFiles, SegmentCache
 from lcsync.wire import source_geometry, symbol_bytes
 
 SYMBOL = symbol_bytes(1500)
@@ -86,12 +86,12 @@ def test_equal_content_is_read_once_from_whatever_file(tmp_path: Path) -> None:
 def test_files_stay_open_but_not_too_many(tmp_path: Path) -> None:
     paths = [tmp_path / f"x{i}" for i in range(6)]
     items = [file_of(path, content(2 * MIB, i)) for i, path in enumerate(paths)]
-    cache = SegmentCache(MIB, open_files=4)
+    cache = SegmentCache(MIB, OpenFiles(4))
     for segment in (0, 1):
         for item in items:
             assert cache.load(item, segment) is not None
     assert [descriptors(path) for path in paths] == [0, 0, 1, 1, 1, 1]
-    cache.close_files()
+    cache.opened.close()
     assert sum(map(descriptors, paths)) == 0
     assert cache.load(items[0], 0) == content(2 * MIB, 0)[:MIB]
     del cache

@@ -19,6 +19,7 @@ from lcsync.const import TUNE_GROUPS_MAX, TUNE_LIST_GROUPS_MAX
 from lcsync.measure import COLUMNS, Figures, Trial
 from lcsync.membership import Membership
 from lcsync.mld import Record, RecordType, build_report_v2
+from lcsync.offer import Offer
 from lcsync.trackers.choice import Choice
 
 MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
@@ -229,7 +230,7 @@ NAMES = [b"%d" % i for i in range(300)]
 
 def grown_share(choice: Choice, listeners: int) -> tuple[share.Share, list[bytes]]:
     """One interface, and so many groups with a listener."""
-    offer = share.Offer(NAMES, [], lambda owner: None, lambda tree, segment: None, 1376)
+    offer = Offer(NAMES, [], lambda owner: None, lambda tree, segment: None, 1376)
     engine = share.Share(offer, SCOPE, 1, 1e9)
     tracker = choice.create(1, 0.0)
     engine.add_port(1, Membership(engine.table, tracker, 0.0), tracker)

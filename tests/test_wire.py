@@ -375,13 +375,18 @@ def test_with_one_slot_for_many_segments_each_round_brings_something() -> None:
     assert sink.store == DATA and sink.complete == {0, 1, 2} and sink.spills > 10
 
 
+def symbols(*blocks: bool) -> bytes:
+    """A bool per symbol: the blocks have four each."""
+    return bytes(here for here in blocks for _ in range(4))
+
+
 def test_blocks_that_are_here_are_not_taken_again() -> None:
     assembler, sink, _ = assembling(want=False)
     sink.store[:] = DATA
     sink.store[1000:2000] = bytes(1000)
     sink.store[9000:] = bytes(1000)
-    assembler.want(sink.number, 0, [True, False, True, True])
-    assembler.want(sink.number, 2, [True, False])
+    assembler.want(sink.number, 0, symbols(True, False, True, True))
+    assembler.want(sink.number, 2, symbols(True, False))
     words = [fed(assembler, packet) for packet in PACKETS]
     expected = ["duplicate"] * 4 + ["accepted"] * 4 + ["unwanted"] * 24  # it was complete then
     assert words == expected + ["duplicate"] * 4 + ["accepted"] * 4
@@ -399,7 +404,7 @@ def test_runs_are_merged_and_in_order() -> None:
     assert (kind, segment) == (EVENT_SPILL, 0)
     assert assembler.runs(slot) == [(0, 4000)]  # nothing that is here is in between
     assembler.release(slot)
-    assembler.want(sink.number, 0, [False, True, False, False])
+    assembler.want(sink.number, 0, symbols(False, True, False, False))
     assembler.feed([PACKETS[i] for i in (13, 0, 2, 3)])
     assembler.feed([PACKETS[17]])
     events = list(events_of(assembler))
@@ -410,7 +415,7 @@ def test_asking_anew_starts_anew() -> None:
     """As after a segment that was complete and wrong, and when blocks turn out to be here meanwhile."""
     assembler, sink, _ = assembling()
     assembler.feed(PACKETS[:10])
-    assembler.want(sink.number, 0, [True, True, False, False])
+    assembler.want(sink.number, 0, symbols(True, True, False, False))
     assert [fed(assembler, packet) for packet in PACKETS[:16]] == ["duplicate"] * 8 + ["accepted"] * 8
     (event,) = events_of(assembler)
     assert event[0] == EVENT_COMPLETE
@@ -610,7 +615,7 @@ def test_hostile_packets_are_judged_as_by_the_slow_reader(packet: bytes) -> None
 @given(st.lists(hostile(), max_size=60), st.integers(1, 3))
 def test_only_what_is_wanted_is_taken(packets: list[bytes], slots: int) -> None:
     assembler, sink, _ = assembling(slots, want=False)
-    assembler.want(sink.number, 1, [False, True, False, True])
+    assembler.want(sink.number, 1, symbols(False, True, False, True))
     expected = bytearray(SHAPE[0])
     lacking = [(1, esi) for esi in (0, 1, 2, 3, 8, 9, 10, 11)]
     for packet in packets:
