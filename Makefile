@@ -50,7 +50,7 @@ build/fuzz/wire: tests/fuzz/wire.c lcsync/_wire.h
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Wall -Ilcsync -o $@ $< -lpthread
 
 bench: .venv/built  ## every benchmark, one after the other, in short; BENCH= for all of each, which takes hours
-	set -e; for name in hashing diff start local_sync trackers fountain simulate sender network scenarios; do \
+	set -e; for name in hashing diff start local_sync trackers fountain cipher simulate sender network scenarios; do \
 		$(PRIVATE) $(BIN)/python benchmarks/$$name.py $(BENCH); done
 
 # what feeds the compiled modules; memory that is freed stays taken under the sanitizers, and threads are slow

@@ -416,6 +416,7 @@ def lcsync(
     receivers: Sequence[Host] | None = None,
     shares: Sequence[int] = (0,),
     options: Sequence[str] = (),
+    both: Sequence[str] = (),
     old: Callable[[Host, Path], None] | None = None,
     meanwhile: Callable[[Run], None] | None = None,
     calls: bool = False,
@@ -423,7 +424,8 @@ def lcsync(
 ) -> Outcome:
     """One copy by lcsync: ``receivers`` (all unless told) wait, then the ``shares`` start, with ``--bwlimit rate``.
 
-    ``options`` are of every fetch; ``old`` makes what a host has at first; ``meanwhile`` runs after the start.
+    ``options`` are of every fetch, ``both`` of the shares, too; ``old`` makes what a host has at first; ``meanwhile``
+    runs after the start.
     """
     hosts = site.receivers if receivers is None else receivers
     with Run(site, hosts) as run:
@@ -432,10 +434,10 @@ def lcsync(
                 old(host, run.place(host))
         run.deadline = time.monotonic() + (limit_s or site.limit_s)
         for host in hosts:
-            run.fetch(host, *options)
+            run.fetch(host, *options, *both)
         run.ready(joined(NAME_GROUP))
         for index in shares:
-            share = run.share(site.lab.hosts[index], *(("--bwlimit", rate) if rate else ()))
+            share = run.share(site.lab.hosts[index], *(("--bwlimit", rate) if rate else ()), *both)
             if calls:
                 run.count_calls(share)
         if meanwhile:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from runner import Outcome, Run, Site, lcsync, machine, medians, random_file, work_folder
 
+from lcsync import keyfiles
 from lcsync.const import BLOCK_BYTES, MTU, SEGMENT_BYTES
 from lcsync.lab import Host, Lab, enter_private_namespaces
 
@@ -333,6 +334,31 @@ def two_shares(bench: Bench) -> Iterator[Figure]:
         yield Figure("how many times faster with two", ratio(one, two), least=1.6)
 
 
+# --- keys ---
+
+
+def keyed(bench: Bench) -> Iterator[Figure]:
+    """Goodput with a shared key against that without."""
+    key = bench.folder / "key"
+    if not key.exists():
+        keyfiles.new_share_key(str(key))
+    rate = bench.rate or "max"
+    for receivers in (1, 2):
+        with bench.site(receivers, 512) as site:
+            copies = bench.turns(
+                keyed=partial(lcsync, site, rate, both=("--keyfile", str(key))), plain=partial(lcsync, site, rate)
+            )
+            sealed, plain = (
+                copies[name].median(lambda out: out.bytes * 8 / 1e6 / out.from_share_s) for name in ("keyed", "plain")
+            )
+            what = f"N = {receivers}, --bwlimit {rate}"
+            yield Figure(f"Mbit/s from the share's start, plain, {what}", plain, note=copies["plain"].note)
+            yield Figure(f"Mbit/s from the share's start, keyed, {what}", sealed, note=copies["keyed"].note)
+            yield Figure(f"keyed against plain, {what}", ratio(sealed, plain), least=0.6)
+            lost = copies["keyed"].most_lost(site.receivers)
+            yield Figure(f"    packets lost by the worst, keyed, {what}", lost)
+
+
 # --- what it takes ---
 
 
@@ -379,6 +405,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "delta": delta,
     "shared-delta": shared_delta,
     "two-shares": two_shares,
+    "keyed": keyed,
     "memory": memory,
     "flat": flat,
 }

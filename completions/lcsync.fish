@@ -52,7 +52,7 @@ function _shtab_lcsync_using
 end
 
 set -g _shtab_lcsync_commands demo doctor tune
-set -g _shtab_lcsync_opts_with_value --blocksz --bloom-bits --bloom-fp --bloom-hashes --bwlimit --channels --csv --delay --exclude --exclude-from --expect-groups --hops --include --include-from --index --interface --json --listener --loglevel --max-groups --max-memory --max-size --max-wait --min-receivers --mtu --plot --port --query-interval --rate --root --scope --stats --timeout --tracker --wait -c -i
+set -g _shtab_lcsync_opts_with_value --blocksz --bloom-bits --bloom-fp --bloom-hashes --bwlimit --channels --csv --delay --exclude --exclude-from --expect-groups --hops --include --include-from --index --interface --json --keyfile --listener --loglevel --max-groups --max-memory --max-size --max-wait --min-receivers --mtu --plot --port --query-interval --rate --root --scope --sign --stats --timeout --tracker --trust --wait -c -i
 
 complete -c lcsync -e
 complete -c lcsync -f
@@ -72,6 +72,8 @@ complete -c lcsync -n _shtab_lcsync_using -l stats -xka "(__fish_complete_path (
 complete -c lcsync -n _shtab_lcsync_using -s i -l interface -xka "(path basename /sys/class/net/*)" -d 'use this interface; may be given more than once (all that can do multicast unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l scope -xka "link admin site org global" -d 'how far groups reach (site unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l port -x -d 'UDP port (4242 unless told)'
+complete -c lcsync -n _shtab_lcsync_using -l keyfile -xka "(__fish_complete_path (commandline -ct))" -d 'share and fetch with this key: lcsync key new FILE makes one'
+complete -c lcsync -n _shtab_lcsync_using -l password -d 'the same with a password: LCSYNC_PASSWORD, or asked for'
 complete -c lcsync -n _shtab_lcsync_using -l no-confine -d 'keep all privileges, and reach of all files, while sharing or fetching; see lcsync(1)'
 complete -c lcsync -n _shtab_lcsync_using -l mld -d 'send only while somebody listens, and fail if MLD can'"'"'t be heard (unless told: send all the time then)'
 complete -c lcsync -n _shtab_lcsync_using -l no-mld -d 'send all the time, whether or not anybody listens'
@@ -91,6 +93,7 @@ complete -c lcsync -n _shtab_lcsync_using -l bloom-fp -x -d 'how often a Bloom f
 complete -c lcsync -n _shtab_lcsync_using -l bloom-bits -x -d 'cells of the Bloom filter, 2 bytes each (by --expect-groups and --bloom-fp unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l bloom-hashes -x -d 'cells that a group has in the Bloom filter (as many as do best unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l blocksz -x -d 'block size for sharing, local sync and --hex: a power of two from 1K to 1M (16K unless told)'
+complete -c lcsync -n _shtab_lcsync_using -l sign -xka "(__fish_complete_path (commandline -ct))" -d 'sign with this key: lcsync key sign FILE makes one'
 complete -c lcsync -n _shtab_lcsync_using -l index -xka "(__fish_complete_path (commandline -ct))" -d 'keep it there (~/.cache/lcsync/index.sqlite unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l no-index -d 'keep none, and read every file again'
 complete -c lcsync -n _shtab_lcsync_using -s r -l recursive -d 'take folders whole, as is done anyway'
@@ -102,6 +105,8 @@ complete -c lcsync -n _shtab_lcsync_using -s c -l channels -x -d 'most groups to
 complete -c lcsync -n _shtab_lcsync_using -l max-memory -x -d 'for what is on its way, from 64M (256M unless told): repair groups are joined as far as it goes'
 complete -c lcsync -n _shtab_lcsync_using -l max-size -x -d 'fetch nothing that has more bytes, with K, M, G or T (no limit unless told)'
 complete -c lcsync -n _shtab_lcsync_using -l root -x -d 'take only content with this root'
+complete -c lcsync -n _shtab_lcsync_using -l trust -x -d 'take only what this public key signed; KEY or a file of keys, may be given more than once'
+complete -c lcsync -n _shtab_lcsync_using -l allow-older -d 'with --trust or a key: take versions older than the last one, too'
 complete -c lcsync -n _shtab_lcsync_using -l timeout -x -d 'give up after so many seconds without an answer; 0: never (30 unless told)'
 complete -c lcsync -n _shtab_lcsync_using -s l -l links -d 'copy symbolic links as such, and replace those in the way'
 complete -c lcsync -n _shtab_lcsync_using -s t -l times -d 'set modification times'

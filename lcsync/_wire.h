@@ -127,7 +127,7 @@ static inline void pack_repair(struct packets *p, const uint8_t *made, uint32_t 
 
 enum drop {
 	ACCEPTED, DUPLICATE, UNWANTED, SHORT, BAD_HEADER, FOREIGN_TOI, BAD_SBN, BAD_ESI, BAD_SIZE, NO_ROOM, SENDER_IGNORED,
-	REASONS
+	BAD_TAG, REPLAYED, REASONS
 };
 enum { WANTED = 1, READY = 2, HELD = 3 }; /* per segment; 0: not wanted; READY: may be solved */
 enum { COMPLETE = 1, SPILL = 2, SOLVE = 3 };
@@ -210,6 +210,9 @@ struct assembler {
 	struct event_t *events; /* ring with room for one of each slot, and SOLVES more */
 	int head, nevents, nsolves;
 	uint64_t pushed; /* events ever */
+	void *opener; /* with a key, what decrypts packets, and feeds those that are right */
+	void (*open)(void *opener, struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
+	             int count, const uint8_t *sources, uint32_t source_stride);
 };
 
 static inline void push_event(struct assembler *a, struct event_t event)
@@ -514,45 +517,62 @@ static inline void look_at_segment(struct assembler *a, int object, uint32_t seg
 	}
 }
 
-/* `source`: the sender's 16-byte address, NULL: unknown. */
-static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length, const uint8_t *source)
+/* What a packet claims to bring, all of it allowed. */
+struct place {
+	struct stream *stream;
+	uint32_t segment, esi, offset, bytes;
+	int repair;
+};
+
+/* Looks at all of a packet of `length` bytes but its payload. */
+static enum drop find_place(struct assembler *a, const uint8_t *packet, uint32_t length, struct place *p)
 {
-	static const uint8_t nowhere[16];
 	if (length < HEADER)
 		return SHORT;
 	if (memcmp(packet, LCT, 4))
 		return BAD_HEADER;
-	struct stream *s = find_stream(a, packet + 14);
+	struct stream *s = p->stream = find_stream(a, packet + 14);
 	if (!s)
 		return FOREIGN_TOI;
-	uint32_t sbn = get32(packet + 28), esi = get32(packet + 32);
+	const uint32_t sbn = get32(packet + 28);
 	if (sbn >= s->count)
 		return BAD_SBN;
-	struct object *o = &a->objects[s->object];
-	uint32_t segment = s->first + sbn, size = segment_size(&o->g, segment), offset = 0, n = o->g.symbol_bytes;
-	const int repair = esi >= symbol_count(&o->g, size);
-	if (!(s->takes & (repair ? TAKES_REPAIR : TAKES_SOURCE)))
+	const struct object *o = &a->objects[s->object];
+	const uint32_t segment = s->first + sbn, size = segment_size(&o->g, segment);
+	*p = (struct place){ .stream = s, .segment = segment, .esi = get32(packet + 32), .bytes = o->g.symbol_bytes };
+	p->repair = p->esi >= symbol_count(&o->g, size);
+	if (!(s->takes & (p->repair ? TAKES_REPAIR : TAKES_SOURCE)))
 		return BAD_ESI;
-	if (!repair)
-		n = symbol_place(&o->g, size, esi, &offset);
-	if (length != HEADER + n)
-		return BAD_SIZE;
-	uint64_t tsi = get48(packet + 8);
-	int sender = find_sender(a, source ? source : nowhere, tsi);
-	if (a->senders[sender].ignored || (o->only[segment] != ANYBODY && o->only[segment] != sender))
+	if (!p->repair)
+		p->bytes = symbol_place(&o->g, size, p->esi, &p->offset);
+	return length == HEADER + p->bytes ? ACCEPTED : BAD_SIZE;
+}
+
+/* `source`: the sender's 16-byte address, NULL: unknown. */
+static enum drop feed_packet(struct assembler *a, const uint8_t *packet, uint32_t length, const uint8_t *source)
+{
+	static const uint8_t nowhere[16];
+	struct place p;
+	enum drop result = find_place(a, packet, length, &p);
+	if (result != ACCEPTED)
+		return result;
+	const struct object *o = &a->objects[p.stream->object];
+	const uint64_t tsi = get48(packet + 8);
+	const int sender = find_sender(a, source ? source : nowhere, tsi);
+	if (a->senders[sender].ignored || (o->only[p.segment] != ANYBODY && o->only[p.segment] != sender))
 		return SENDER_IGNORED;
-	count_loss(s, get32(packet + 4), tsi);
-	enum drop result = repair ? feed_repair(a, s, segment, esi, packet + HEADER, n)
-				  : feed_source(a, s, segment, esi, packet + HEADER, n, offset);
+	count_loss(p.stream, get32(packet + 4), tsi);
+	result = p.repair ? feed_repair(a, p.stream, p.segment, p.esi, packet + HEADER, p.bytes)
+			  : feed_source(a, p.stream, p.segment, p.esi, packet + HEADER, p.bytes, p.offset);
 	if (result == ACCEPTED)
-		a->bytes += n;
-	if (result == ACCEPTED || repair) /* one that was not taken, too: its segment may wait for room to be solved */
-		look_at_segment(a, s->object, segment);
+		a->bytes += p.bytes;
+	if (result == ACCEPTED || p.repair) /* one that was not taken, too: its segment may wait for room to be solved */
+		look_at_segment(a, p.stream->object, p.segment);
 	return result;
 }
 
 /* `sources`: addresses of the senders, 16 bytes each, `source_stride` apart (0: one sender for all), NULL: unknown. */
-static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
+static inline void feed_plain(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
 	int count, const uint8_t *sources, uint32_t source_stride)
 {
 	pthread_mutex_lock(&a->lock);
@@ -560,6 +580,16 @@ static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint3
 		a->drops[feed_packet(a, packets + (size_t)i * stride, lengths[i],
 		                     sources ? sources + (size_t)i * source_stride : NULL)]++;
 	pthread_mutex_unlock(&a->lock);
+}
+
+/* The same of packets as they came, sealed where there is a key. */
+static inline void feed_batch(struct assembler *a, const uint8_t *packets, uint32_t stride, const uint32_t *lengths,
+	int count, const uint8_t *sources, uint32_t source_stride)
+{
+	if (a->open)
+		a->open(a->opener, a, packets, stride, lengths, count, sources, source_stride);
+	else
+		feed_plain(a, packets, stride, lengths, count, sources, source_stride);
 }
 
 #endif

@@ -24,6 +24,11 @@ cdef extern from "_wire.h" nogil:
         STREAMS
         TOI
         REASONS
+        ACCEPTED
+        SHORT
+        BAD_SIZE
+        BAD_TAG
+        REPLAYED
         WANTED
         READY
         HELD
@@ -46,6 +51,9 @@ cdef extern from "_wire.h" nogil:
     struct packets_t "packets":
         uint32_t count
         iovec parts[1024][2]
+
+    struct place:
+        pass
 
     struct object_t "object":
         geometry g
@@ -104,11 +112,17 @@ cdef extern from "_wire.h" nogil:
         uint64_t *drops
         event_t *events
         int head, nevents, nsolves
+        void *opener
+        void (*open)(void *, assembler *, const uint8_t *, uint32_t, const uint32_t *, int, const uint8_t *,
+                     uint32_t) noexcept nogil
 
     const uint8_t *LCT
     int __builtin_popcountll(unsigned long long)
     void feed_batch(assembler *, const uint8_t *packets, uint32_t stride, const uint32_t *lengths, int count,
                     const uint8_t *sources, uint32_t source_stride)
+    void feed_plain(assembler *, const uint8_t *packets, uint32_t stride, const uint32_t *lengths, int count,
+                    const uint8_t *sources, uint32_t source_stride)
+    int find_place(assembler *, const uint8_t *packet, uint32_t length, place *)
     uint32_t get32(const uint8_t *)
     uint64_t get48(const uint8_t *)
     uint32_t per_block(const geometry *)
@@ -135,6 +149,7 @@ cdef class Batch:
     cdef packets_t *p
     cdef Py_buffer *kept
     cdef int nkept
+    cdef object sealer
     cdef uint32_t symbol_bytes
     cdef Py_buffer *keep(self, data, Py_ssize_t size) except NULL
     cdef void let_go(self) noexcept
@@ -146,6 +161,7 @@ cdef class Geometry:
 
 cdef class Assembler:
     cdef assembler a
+    cdef object opener
     cdef void free_object(self, int index) noexcept
     cdef object_t *object_at(self, int index, uint32_t segment=?) except NULL
     cdef slot_t *slot_at(self, int index) except NULL

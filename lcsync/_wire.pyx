@@ -19,7 +19,7 @@ SOURCE_SYMBOLS = TAKES_SOURCE
 REPAIR_SYMBOLS = TAKES_REPAIR
 ROWS_PER_SEGMENT_SPARE = ROWS_SPARE
 REASON_WORDS = ("accepted", "duplicate", "unwanted", "short", "bad-header", "foreign-toi", "bad-sbn", "bad-esi",
-                "bad-size", "no-room", "sender-ignored")
+                "bad-size", "no-room", "sender-ignored", "bad-tag", "replayed")
 cdef uint32_t SIZE_LIMIT = 1 << 30  # of a segment or a symbol; sums of two stay within 32 bits
 
 
@@ -130,6 +130,7 @@ cdef class Batch:
 
     def clear(self):
         self.p.count = 0
+        self.sealer = None
         self.let_go()
 
     def bytes_on_wire(self):

@@ -97,9 +97,16 @@ class Channels:
     """
 
     def __init__(
-        self, assembler: Assembler, scope: int, limit: int, rows: int, say: Callable[[str], None] | None = None
+        self,
+        assembler: Assembler,
+        scope: int,
+        limit: int,
+        rows: int,
+        say: Callable[[str], None] | None = None,
+        key: bytes = b"",
     ) -> None:
         self.assembler = assembler
+        self.key = key
         self.scope = scope
         self.limit = limit
         self.open: list[Channel] = []
@@ -272,7 +279,7 @@ class Channels:
         if len(self.open) >= self.limit:
             return
         ident = download.root if kind is Kind.OUTLINE else download.node_hash(level, node)
-        address = group.address(group.group_id(kind, download.symbol_bytes, ident), self.scope)
+        address = group.address(group.group_id(kind, download.symbol_bytes, ident, self.key), self.scope)
         if any(c.address == address for c in self.open):  # on its way for another download
             return
         span = range(0) if kind is Kind.OUTLINE else node_span(level, node, len(download.outline))
@@ -299,7 +306,7 @@ class Channels:
         now: float,
     ) -> Channel:
         """Expect a group's packets."""
-        toi = group.toi(kind, download.symbol_bytes, ident)
+        toi = group.toi(kind, download.symbol_bytes, ident, self.key)
         if kind in (Kind.SOURCE, Kind.REPAIR):
             number, first, count, hashes = download.object, span.start, len(span), None
         else:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -210,7 +211,7 @@ def _share(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]]) -> in
 
 def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], talk: Talk) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads, that would keep their privileges
-    from lcsync import confine, link, serve
+    from lcsync import confine, key, keyfiles, link, serve
     from lcsync.packing import What
 
     if args.mld is False and (args.min_receivers or args.max_wait < float("inf")):
@@ -230,6 +231,8 @@ def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], 
         mld=args.mld,
         listener=args.listener,
         role=link.Role(args.mrd, args.querier, args.query_interval),
+        key=key.of_options(args),
+        signing=keyfiles.signing_key(args.sign) if args.sign else None,
         what=What(acls=args.acls, xattrs=args.xattrs, rules=_rules(args)),
         verbose=args.verbose,
         say=talk.say,
@@ -256,19 +259,54 @@ def _share_with(args: argparse.Namespace, paths: Sequence[tuple[bytes, bytes]], 
             _figures(args, talk, "share", server.stats())
 
 
+def _share_key(args: argparse.Namespace) -> bytes:
+    from lcsync import key
+
+    return key.of_options(args)
+
+
 @contextmanager
 def _names(args: argparse.Namespace, arg: str):  # type: ignore[no-untyped-def]
     """Join the name's group: before anything heavy is imported."""
     from lcsync import net
     from lcsync.names import NameListener
 
-    name = _network_name(arg)
+    name, content = _network_name(arg), _content(arg)
+    if content and args.trust:
+        raise UsageError(reason="--trust: b2s:ROOT is content by its hash, whoever sends it; leave it out")
+    trust = None if content else _trust(args)
+    what = name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port
     try:
-        with NameListener(name, net.interfaces(args.interface), const.SCOPES[args.scope], args.port) as listener:
+        with NameListener(*what, content=content, key=args.key, trust=trust) as listener:
             yield listener
     except NobodyShares as error:
-        raise error.with_hint(_hint(args, printable(name))) from None
-    _heard(args).add(printable(name))
+        raise error.with_hint("" if content else _hint(args, printable(name))) from None
+    if not content:
+        _heard(args).add(printable(name))
+
+
+def _content(arg: str) -> bytes:
+    """The root that ``b2s:ROOT`` means; empty if it is a name."""
+    try:
+        root = bytes.fromhex(arg[len(const.CONTENT_PREFIX) :]) if arg.startswith(const.CONTENT_PREFIX) else b""
+    except ValueError:
+        root = b""
+    return root if len(root) == const.HASH_BYTES else b""
+
+
+def _trust(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """What is asked of manifests; None if there is neither key nor --trust."""
+    from lcsync import accepted, keyfiles, trust
+
+    if not args.key and not args.trust:
+        if args.allow_older:
+            raise UsageError(reason="--allow-older: without --trust or a key any version is taken; leave it out")
+        return None
+    from lcsync.cache import default_path
+
+    last = accepted.Accepted(os.path.join(os.path.dirname(args.index or default_path()), accepted.FILE))
+    last.make_folder()  # while it can be made: a fetch is confined before it writes there
+    return trust.Trust(keyfiles.trusted(args.trust), args.key, last, args.allow_older)
 
 
 def _heard(args: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -300,6 +338,7 @@ def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-unt
         size_max=args.max_size,
         timeout_s=args.timeout or float("inf"),
         root=args.root,
+        key=args.key,
         sync=_sync_options(args),
         verbose=args.verbose,
         say=talk.say,
@@ -309,17 +348,22 @@ def _fetch_options(args: argparse.Namespace, talk: Talk):  # type: ignore[no-unt
 
 
 def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
+    args.key = _share_key(args)
     with _names(args, source) as names, _talking(args, "fetch") as talk, _index(args, talk) as cache:
         from lcsync import fetch
+        from lcsync.attributes import Keep
 
         options = _fetch_options(args, talk)
         options.cache = cache
+        if names.content:  # nobody answers for more than the content
+            options.sync = replace(options.sync, keep=Keep())
         if args.confine:
             from lcsync import confine
             from lcsync.files import resolve_destination
 
             path = resolve_destination(destination, safe_relative(names.name)[-1])
-            said = confine.fetch(os.path.dirname(path), _own_files(args))
+            kept = [] if names.trust is None else [names.trust.accepted.path]
+            said = confine.fetch(os.path.dirname(path), _own_files(args) + kept)
             if args.verbose:
                 options.say(said)
         try:
@@ -335,6 +379,7 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
 
 
 def _describe(args: argparse.Namespace, arg: str) -> int:
+    args.key = _share_key(args)
     with _names(args, arg) as names, _talking(args, "describe") as talk:
         from lcsync import fetch
 
@@ -433,6 +478,10 @@ def run(argv: Sequence[str]) -> int:
             from lcsync import doctor
 
             return doctor.main(argv[1:])
+        if argv[0] == "key":
+            from lcsync import key
+
+            return key.main(argv[1:])
         raise UsageError(reason=f"{argv[0]}: not in this version; if you mean a name on the network: name:{argv[0]}")
     args = config.parse(parser(), ["--hex" if arg == "-hex" else arg for arg in argv])
     args.quiet = args.quiet or args.loglevel == "error"

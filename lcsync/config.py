@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcsync.const import SIMD_VARIABLE
+from lcsync.const import PASSWORD_VARIABLE, SIMD_VARIABLE
 from lcsync.errors import UsageError
 from lcsync.nearest import did_you_mean, nearest
 from lcsync.paths import printable
@@ -28,7 +28,8 @@ PATH_VARIABLE = "LCSYNC_CONFIG"
 NOT_HERE = frozenset(
     ["help", "version", "share", "remote", "hex", "dry-run", "root", "json", "no-config", "batch", "loopback"]
 )  # what one run is about
-FAMILIES = (("quiet", "verbose", "loglevel"), ("index", "no_index"))  # who gives one of them, overrules all
+# Who gives one of them, overrules all.
+FAMILIES = (("quiet", "verbose", "loglevel"), ("index", "no_index"), ("keyfile", "password"))
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 Actions = Mapping[str, argparse.Action]
 
@@ -88,7 +89,7 @@ def _no_defaults(parser: argparse.ArgumentParser) -> Iterator[None]:
 def _variables(actions: Actions) -> Iterator[tuple[str, str, list[str]]]:
     """Of each variable: its name, the option, and the arguments that say the same."""
     for variable in sorted(os.environ):
-        if not variable.startswith(PREFIX) or variable in (SIMD_VARIABLE, PATH_VARIABLE):
+        if not variable.startswith(PREFIX) or variable in (SIMD_VARIABLE, PATH_VARIABLE, PASSWORD_VARIABLE):
             continue
         key, text = variable[len(PREFIX) :].lower().replace("_", "-"), os.environ[variable]
         if key not in actions:

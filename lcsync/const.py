@@ -10,6 +10,9 @@ PERSON_CHANNEL = b"lcs-chan"
 PERSON_TOI = b"lcs-toi"
 PERSON_INDEX = b"lcs-indx"  # on disk, never on the wire
 PERSON_PACK = b"lcs-pack"
+PERSON_KEY = b"lcs-key"
+PERSON_AEAD = b"lcs-aead"
+PERSON_NONCE = b"lcs-nonc"
 
 # --- geometry ---
 BLOCK_BYTES = 16384
@@ -43,6 +46,27 @@ INLINE_BYTES_MAX = 900  # contents that travel in the manifest itself
 MTIME_NS_MAX = (1 << 63) - 1  # of a file, in a manifest and a folder's list
 CHANNELS = 8
 CHANNELS_MAX = 64  # a Linux bridge gives up snooping at 4096 groups
+
+# --- keys (docs/protocol.md, "Keys") ---
+KEY_FILE_BYTES = 128  # random; as many as lcsync 0.3.2's key files have
+KEY_BYTES = 32
+PASSWORD_VARIABLE = "LCSYNC_PASSWORD"  # of the environment: the password itself
+PASSWORD_SALT = b"lcsync password 1"  # the same everywhere: all that hosts have in common is the password
+SCRYPT_COST = 1 << 17  # N of RFC 7914, with r = 8: 128 MiB and some 0.4 s for each guess
+SCRYPT_BLOCK = 8
+KEYED_RUNS_MAX = 256  # of groups, whose keys and packet numbers are kept: 1 KiB each, the longest unheard goes first
+RUNS = 1 << 48  # a run's number (TSI) has 48 bits
+RUN_STEP = 1 << 24  # from one to the next of one process: above any number of an interface
+RUN_PACKETS_MAX = 1 << 31  # of a group: then the run gets another number, before packet numbers seem to go back
+
+PUBLIC_KEY_BYTES = 32  # Ed25519, RFC 8032
+SIGNATURE_BYTES = PUBLIC_KEY_BYTES + 64  # in a manifest: who signed it, and the signature
+PUBLIC_PREFIX = "ed25519:"  # of a public key as text
+CONTENT_PREFIX = "b2s:"  # of a root in the place of a name
+TRUSTED_MAX = 1024  # public keys in the files of --trust
+KEY_TEXT_BYTES_MAX = 1 << 17  # of such a file, and of one with a signing key
+SIGNED_MAX = 1 << 10  # manifests that a share keeps signed: 2 MiB
+ACCEPTED_MAX = 1 << 16  # names of which the last serial is kept; the longest unused go first
 
 # --- repair code (docs/protocol.md, "Repair code") ---
 ESIS = 1 << 32  # encoding symbol IDs have 32 bits; those from the number of source symbols on are repair symbols

@@ -48,7 +48,7 @@ class NoPrivilege(Error):
 
 
 class NobodyShares(Error):
-    """{name}: no answer in {timeout_s:g} s; is it shared, on this network, under this name and --scope? \
+    """{name}: no answer in {timeout_s:g} s; is it shared, on this network, under this name, --scope and key? \
 Does a firewall here drop UDP port {port}?{hint}"""
 
     exit_code = 6
@@ -109,6 +109,18 @@ class NoKernel(Error):
     """LCSYNC_SIMD={name}: no such instruction set here (have: {have})"""
 
     exit_code = 14
+
+
+class Untrusted(Error):
+    """{name}: refused what {sender} shares: it {why}"""
+
+    exit_code = 15
+
+
+class BadKey(Error):
+    """{path}: {reason}"""
+
+    exit_code = 16
 
 
 EXIT_INTERRUPTED = 130  # SIGINT

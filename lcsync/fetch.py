@@ -33,6 +33,7 @@ from lcsync.const import (
     SEGMENT_BYTES,
     SLOTS_BASE,
     SYMBOLS_MAX,
+    TAG_BYTES,
 )
 from lcsync.download import Download, Store
 from lcsync.entries import Kind
@@ -64,6 +65,7 @@ class Options:
     memory_bytes: int = MEMORY_BYTES
     size_max: float = math.inf
     root: bytes | None = None
+    key: bytes = field(default=b"", repr=False)
     sync: job.Options = field(default_factory=job.Options)  # what is kept, left out and deleted
     cache: TreeCache = field(default_factory=lambda: TreeCache(None))
     verbose: int = 0
@@ -229,7 +231,8 @@ class Fetcher:
         rows = max(least, min((options.memory_bytes - slots * SEGMENT_BYTES) // symbol_bytes, ROWS_MAX))
         self.assembler = Assembler(slots, max(SEGMENT_BYTES, BLOCK_BYTES_MAX), SYMBOLS_MAX, rows, symbol_bytes)
         layers = Layers(options.channels, epoch_s=time.time() - time.monotonic())
-        self.receiver = Receiver(self.assembler, options.scope, layers, rows, options.say if options.verbose else None)
+        say = options.say if options.verbose else None
+        self.receiver = Receiver(self.assembler, options.scope, layers, rows, say, options.key)
         self._job: _Job | None = None
         self._busy: Future[Any] | None = None  # something here is read
         self.lacking: Callable[[], int] = lambda: 0  # bytes that were not here
@@ -394,7 +397,8 @@ class Fetcher:
 
     def _advice(self) -> str:
         """What was lost and where, and what rate would have suited this host."""
-        packet_bits = 8 * (self.heard.manifest.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES)
+        tag = TAG_BYTES if self.options.key else 0
+        packet_bits = 8 * (self.heard.manifest.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES + tag)
         limited = bool(net.buffer_lack(self.sock))
         return self.receiver.layers.summary(packet_bits).text(net.receive_buffer(self.sock), limited)
 

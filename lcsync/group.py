@@ -21,6 +21,10 @@ class Kind(IntEnum):
     SOURCE = 3  # id: a node; the source symbols of the segments under it
     REPAIR = 4  # id: a node; repair symbols of the segments under it
     SUMS = 5  # id: the root; reserved: rolling sums of the blocks
+    CONTENT = 6  # id: the root; the manifest, for those who know what they want and by no name
+
+
+MANIFESTS = (Kind.NAME, Kind.CONTENT)  # groups that carry a manifest, of whatever T
 
 
 def head(kind: Kind, symbol_bytes: int) -> bytes:

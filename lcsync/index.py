@@ -54,9 +54,11 @@ class Item:
         """Bytes of the content."""
         return self.tree.length
 
-    def manifest(self, symbol_bytes: int) -> bytes:
-        """The packet that describes the name."""
-        return describe(self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.data).encode()
+    def manifest(self, symbol_bytes: int, spare: int = 0) -> bytes:
+        """The packet that describes the name, with ``spare`` bytes left for a signature."""
+        return describe(
+            self.tree, self.kind, symbol_bytes, self.mode, self.mtime_ns, self.serial, self.data, spare
+        ).encode()
 
     def sources(self) -> list[Source]:
         """What has groups of its own: nothing if the content travels in the manifest."""

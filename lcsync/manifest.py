@@ -19,6 +19,7 @@ from lcsync.const import (
     MANIFEST_VERSION,
     OBJECT_BYTES_MAX,
     SEGMENT_BYTES,
+    SIGNATURE_BYTES,
 )
 from lcsync.pack import pack_root
 from lcsync.wire import is_block_size, is_symbol_size
@@ -38,8 +39,8 @@ class Content(IntEnum):
 # Keys of the map; the version sorts first.
 VERSION, KIND, ROOT, LENGTH, BLOCK, SYMBOL, MODE, MTIME, SERIAL, INLINE, LEAVES, OUTLINE = range(12)
 LIST_LENGTH, LIST_ROOT, DATA_ROOT = range(12, 15)
-# 15 is reserved for the signature.
-LIST_INLINE, LIST_OUTLINE = range(16, 18)
+SIGNATURE, LIST_INLINE, LIST_OUTLINE, TOP = range(15, 19)
+SIGNATURE_ROOM = 3 + SIGNATURE_BYTES  # a key and the head of a byte string before it
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Manifest:
     """A name's content: ``root`` and geometry, sizes in bytes, ``mtime_ns`` since the epoch.
 
     At most one of ``inline`` (the content itself), ``leaves`` (all block hashes) and
-    ``outline`` (all segment hashes) is there: the most telling that fits the packet.
+    ``outline`` (all segment hashes) is there: the most telling that fits the packet; else ``top``, their top node.
     ``serial`` never falls for a name. A pack has ``entries`` too, and ``data_root``: then ``root`` binds the roots of
     both, and all else is said of the content.
     """
@@ -75,6 +76,13 @@ class Manifest:
     outline: bytes | None = None
     data_root: bytes | None = None
     entries: ListPart | None = None
+    top: bytes | None = None
+    signature: bytes | None = None
+
+    @property
+    def proves_geometry(self) -> bool:
+        """Whether length and block size are what the root was made of."""
+        return any(part is not None for part in (self.inline, self.leaves, self.outline, self.top))
 
     def encode(self) -> bytes:
         fields: dict[int, object] = {
@@ -90,6 +98,8 @@ class Manifest:
             INLINE: self.inline,
             LEAVES: self.leaves,
             OUTLINE: self.outline,
+            TOP: self.top,
+            SIGNATURE: self.signature,
         }
         if self.entries is not None:
             fields |= {
@@ -103,22 +113,32 @@ class Manifest:
 
 
 def describe(
-    tree: merkle.Tree, kind: Content, symbol_bytes: int, mode: int, mtime_ns: int, serial: int, data: bytes | None
+    tree: merkle.Tree,
+    kind: Content,
+    symbol_bytes: int,
+    mode: int,
+    mtime_ns: int,
+    serial: int,
+    data: bytes | None,
+    spare: int = 0,
 ) -> Manifest:
-    """The manifest of a tree, with as much of its inside as fits; ``data``: the content if it is short."""
+    """The manifest of a tree, with as much of its inside as fits; ``data``: the content if it is short.
+
+    ``spare`` bytes of the packet are left free, for a signature.
+    """
     bare = Manifest(kind, tree.root, tree.length, tree.block_bytes, symbol_bytes, mode, mtime_ns, serial)
     if data is not None and tree.length <= INLINE_BYTES_MAX:
         return replace(bare, inline=data)
-    return _with_hashes(bare, tree)
+    return _with_hashes(bare, tree, spare)
 
 
-def _with_hashes(bare: Manifest, tree: merkle.Tree) -> Manifest:
-    room = _room(bare)
+def _with_hashes(bare: Manifest, tree: merkle.Tree, spare: int) -> Manifest:
+    room = _room(bare) - spare
     if tree.leaves.nbytes <= room:
         return replace(bare, leaves=tree.leaves.tobytes())
     if tree.outline.nbytes <= room:
         return replace(bare, outline=tree.outline.tobytes())
-    return bare
+    return replace(bare, top=tree.top) if room >= HASH_BYTES else bare
 
 
 def _room(manifest: Manifest) -> int:
@@ -126,7 +146,14 @@ def _room(manifest: Manifest) -> int:
 
 
 def describe_pack(
-    entries: merkle.Tree, content: merkle.Tree, symbol_bytes: int, mode: int, mtime_ns: int, serial: int, data: bytes
+    entries: merkle.Tree,
+    content: merkle.Tree,
+    symbol_bytes: int,
+    mode: int,
+    mtime_ns: int,
+    serial: int,
+    data: bytes,
+    spare: int = 0,
 ) -> Manifest:
     """The manifest of a folder: the trees of its entry list, whose bytes are ``data``, and of its content.
 
@@ -138,13 +165,13 @@ def describe_pack(
         Content.PACK, root, content.length, content.block_bytes, symbol_bytes, mode, mtime_ns, serial,
         data_root=content.root, entries=part,
     )  # fmt: skip
-    room = _room(bare)
+    room = _room(bare) - spare
     if entries.length <= min(INLINE_BYTES_MAX, room):
         part = replace(part, inline=data)
     elif entries.outline.nbytes <= room:
         part = replace(part, outline=entries.outline.tobytes())
     bare = replace(bare, entries=part)
-    return _with_hashes(bare, content) if content.length else bare
+    return _with_hashes(bare, content, spare) if content.length else bare
 
 
 def load_plain(data: bytes) -> Any:
@@ -165,6 +192,13 @@ def load_plain(data: bytes) -> Any:
         if major == 2:
             at += extra
     return cbor2.loads(data)
+
+
+def unsigned(payload: bytes) -> bytes:
+    """A manifest, checked, without its signature: what that is made of."""
+    fields = load_plain(payload)
+    fields.pop(SIGNATURE, None)
+    return cbor2.dumps(fields, canonical=True)
 
 
 def _unsigned(value: object, bits: int) -> bool:
@@ -199,11 +233,17 @@ def decode(payload: bytes, kinds: Sequence[Content] = (Content.FILE, Content.PAC
     if not all(_unsigned(fields.get(key), bits) for key, bits in ((MODE, 12), (MTIME, 63), (SERIAL, 64))):
         raise ManifestError("metadata")
     inside = [fields.get(key) for key in (INLINE, LEAVES, OUTLINE)]
-    if any(value is not None and not isinstance(value, bytes) for value in inside) or inside.count(None) < 2:
+    top, signature = fields.get(TOP), fields.get(SIGNATURE)
+    if any(value is not None and not isinstance(value, bytes) for value in inside):
         raise ManifestError("inside")
+    if [*inside, top].count(None) < 3 or not (top is None or _is_hash(top)):
+        raise ManifestError("inside")
+    if signature is not None and (not isinstance(signature, bytes) or len(signature) != SIGNATURE_BYTES):
+        raise ManifestError("signature")
     manifest = Manifest(
         Content(fields[KIND]), root, length, block, fields[SYMBOL], fields[MODE], fields[MTIME], fields[SERIAL], *inside
     )
+    manifest = replace(manifest, top=top, signature=signature)
     if manifest.kind is Content.PACK:
         manifest = replace(manifest, data_root=fields.get(DATA_ROOT), entries=_list_part(fields))
         if manifest.inline is not None or not _is_hash(manifest.data_root) or not _bound(manifest):
@@ -256,6 +296,8 @@ def _check_inside(m: Manifest) -> None:
         if len(m.outline) != merkle.block_count(m.length, SEGMENT_BYTES) * HASH_BYTES:
             raise ManifestError("inside")
         nodes = merkle.as_hashes(m.outline)
+    elif m.top is not None:
+        nodes = merkle.as_hashes(m.top)
     else:
         return
     if merkle.content_root(m.length, m.block_bytes, merkle.top(nodes)) != (m.data_root or m.root):

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lcsync import group, net
 from lcsync.const import MANIFESTS_PER_WAKE, MTU_MAX, OTHER_ROOTS_MAX, SILENCE_S, WAITING_S
-from lcsync.errors import NobodyShares, NoMulticast, WrongContent
+from lcsync.errors import NobodyShares, NoMulticast, Untrusted, WrongContent
 from lcsync.group import Kind
 from lcsync.paths import printable
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from lcsync._crypt import Opener
     from lcsync.manifest import Manifest
+    from lcsync.trust import Trust
 
 
 class Heard(NamedTuple):
@@ -30,14 +32,33 @@ class Heard(NamedTuple):
 
 
 class NameListener:
-    """Joined to the group of ``name`` on every one of ``interfaces``; ``drops`` counts bad packets by reason."""
+    """Joined to the group of ``name`` on every one of ``interfaces``; ``drops`` counts bad packets by reason.
 
-    def __init__(self, name: bytes, interfaces: Sequence[net.Interface], scope: int, port: int) -> None:
+    With a root as ``content`` to the group of that, whatever its name is: only a file with this root is taken. With a
+    share ``key`` only packets that are sealed by it are anything; ``trust`` says which manifests are taken.
+    """
+
+    def __init__(
+        self,
+        name: bytes,
+        interfaces: Sequence[net.Interface],
+        scope: int,
+        port: int,
+        *,
+        content: bytes = b"",
+        key: bytes = b"",
+        trust: Trust | None = None,
+    ) -> None:
         self.name = name
+        self.content = content
+        self.refused: dict[str, str] = {}  # why manifests were not taken, and who sent them
+        self._key, self.trust = key, trust
+        self._opener: Opener | None = None
         self.port = port
         self.interfaces = {interface.index: interface for interface in interfaces}
-        self._group = group.address(group.group_id(Kind.NAME, 0, name), scope)
-        self._toi = group.toi(Kind.NAME, 0, name)
+        what = (Kind.CONTENT, 0, content) if content else (Kind.NAME, 0, name)
+        self._group = group.address(group.group_id(*what, key), scope)
+        self._toi = group.toi(*what, key)
         self._silent_since = time.monotonic()
         self._step = 0
         self._other_roots: set[bytes] = set()
@@ -69,7 +90,8 @@ class NameListener:
     ) -> Heard:
         """The first valid manifest (with this ``root``, if one is given) that ``refusal`` says nothing against.
 
-        ``idle`` is called when nobody has answered for a while, and again at times. NobodyShares, WrongContent.
+        ``idle`` is called when nobody has answered for a while, and again at times. NobodyShares, Untrusted,
+        WrongContent.
         """
         now = time.monotonic()
         end, idle_at = now + timeout_s, now + WAITING_S
@@ -87,6 +109,8 @@ class NameListener:
                 elif reason := refusal(heard.manifest):
                     refused = f"{printable(self.name)}: shared by {heard.sender}, but {reason}"
                 else:
+                    if self.trust:
+                        self.trust.accept(self.name, heard.manifest)
                     return heard
         if refused:
             raise WrongContent(reason=refused)
@@ -95,6 +119,8 @@ class NameListener:
                 reason=f"{printable(self.name)}: shared by {other.sender}, but with another root, "
                 f"{other.manifest.root.hex()}; was it changed? leave out --root to take it"
             )
+        for why, sender in self.refused.items():
+            raise Untrusted(name=printable(self.name), sender=sender, why=why)
         if self._refused:
             reason = f"what comes under this name is no manifest that can be right ({self._refused}); who sends it?"
             raise WrongContent(reason=f"{printable(self.name)}: {reason}")
@@ -128,14 +154,43 @@ class NameListener:
         self.drops = self.drops if self.drops is not None else Counter()
         try:
             _, run, toi, sbn, esi = _wire.parse(packet)
-            if toi != self._toi or sbn or esi:
+            if toi != self._toi or (not self._key and (sbn or esi)):
                 raise ValueError("foreign-toi")
-            found = manifest.decode(packet[_wire.HEADER_BYTES :])
+            payload = self._open(packet)[_wire.HEADER_BYTES :]
+            found = manifest.decode(payload)
+            if self.content:
+                self._check_content(found)
         except (ValueError, manifest.ManifestError) as error:
             self.drops[str(error)] += 1
             self._refused = str(error) if isinstance(error, manifest.ManifestError) else self._refused
             return None
+        if self.trust and (why := self.trust.refusal(self.name, payload, found)):
+            self.drops["untrusted"] += 1
+            if len(self.refused) < OTHER_ROOTS_MAX:
+                self.refused[why] = sender
+            return None
         return Heard(found, sender, run, self.interfaces.get(ifindex) or next(iter(self.interfaces.values())))
+
+    def _open(self, packet: bytes) -> bytes:
+        """A packet in plain; ValueError if it is not sealed by our key."""
+        if not self._key:
+            return packet
+        if self._opener is None:
+            from lcsync._crypt import Opener
+
+            self._opener = Opener(self._key)
+        return self._opener.open(packet)
+
+    def _check_content(self, found: Manifest) -> None:
+        """A manifest that was asked for by its root: it has that, and proves what it says of length and blocks."""
+        from lcsync.manifest import Content, ManifestError
+
+        if found.root != self.content:
+            raise ManifestError("root")
+        if found.kind is not Content.FILE:
+            raise WrongContent(reason=f"{printable(self.name)}: is a folder's root; fetch folders by their names")
+        if not found.proves_geometry:
+            raise ManifestError("root")
 
     def is_news(self, root: bytes) -> bool:
         """Whether another content under our name is to be reported: once each, and not without end."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lcsync import group
 from lcsync.const import ADOPTED_MAX
-from lcsync.group import Kind
+from lcsync.group import MANIFESTS, Kind
 from lcsync.merkle import Tree
 from lcsync.sender import Loader, Sent
 from lcsync.singles import FileNames
@@ -55,19 +55,22 @@ class Offer:
     files: Sequence[FileNames] = ()
     single: Callable[[int, int], Single | None] = lambda pack, entry: None
     tree_names: Sequence[bytes] = ()  # for people: what each tree is called
+    roots: Sequence[bytes] = ()  # what each name stands for: found without the name, too
 
 
 class Groups:
     """The groups of an offer, by number: first those of its table, then the names of files in packs, then what belongs
-    to the files that were asked for last. A number is good until the next call of `adopt`.
+    to the files that were asked for last. A number is good until the next call of `adopt`. Addresses hang on a share
+    ``key``, the one that `Offer.files` were made with.
     """
 
-    def __init__(self, offer: Offer, scope: int, adopted_max: int = ADOPTED_MAX) -> None:
+    def __init__(self, offer: Offer, scope: int, adopted_max: int = ADOPTED_MAX, key: bytes = b"") -> None:
         self.offer = offer
+        self._key = key
         self._scope = scope
         self._prefix = group.address(b"", scope)
         self._most = adopted_max
-        self._table = GroupTable(offer.names, offer.trees, offer.symbol_bytes, scope)
+        self._table = GroupTable(offer.names, offer.trees, offer.symbol_bytes, scope, key, offer.roots)
         # of each pack, and of the adopted
         self._firsts = list(accumulate((len(names.paths) for names in offer.files), initial=len(self._table)))
         self._adopted: OrderedDict[int, Single] = OrderedDict()  # by number of the name, the longest unasked first
@@ -87,7 +90,7 @@ class Groups:
         if self._below is None:
             self._owners = [single for single in self._adopted.values() if single.tree is not None]
             trees = [single.tree for single in self._owners if single.tree is not None]
-            self._below = GroupTable((), trees, self.offer.symbol_bytes, self._scope)
+            self._below = GroupTable((), trees, self.offer.symbol_bytes, self._scope, self._key)
         return self._below
 
     # --- as the table does it ---
@@ -119,7 +122,7 @@ class Groups:
             return self._table.address(number)
         if number >= self._firsts[-1]:
             return self._adopted_table().address(number - self._firsts[-1])
-        return self._prefix + group.group_id(Kind.NAME, 0, self.name(number))
+        return self._prefix + group.group_id(Kind.NAME, 0, self.name(number), self._key)
 
     def group(self, number: int) -> Group:
         """What a group carries. The owner is to be asked of `name` or of `content`."""
@@ -136,8 +139,13 @@ class Groups:
         pack = bisect_right(self._firsts, number) - 1
         return pack, number - self._firsts[pack]
 
+    def ident(self, number: int) -> bytes:
+        """What says the group of a manifest: a name or a root."""
+        what = self.group(number)
+        return self.offer.roots[what.owner] if what.kind is Kind.CONTENT else self.name(number)
+
     def name(self, number: int) -> bytes:
-        """The name that has this group."""
+        """The name that has this group, or whose root has it."""
         if number < len(self._table):
             return self.offer.names[self._table.group(number).owner]
         pack, entry = self._file(number)
@@ -146,7 +154,7 @@ class Groups:
     def called(self, number: int) -> bytes:
         """For people: the name that a group belongs to; empty if none was told."""
         what = self.group(number)
-        if what.kind is Kind.NAME:
+        if what.kind in MANIFESTS:
             return self.name(number)
         if number < len(self._table):
             names = self.offer.tree_names
@@ -165,7 +173,7 @@ class Groups:
         return single.tree, single.load
 
     def manifest(self, address: bytes) -> bytes | None:
-        """The packet for a name's group; None while its content is not what it was, or it is there no more."""
+        """The packet for a name or root; None while its content is not what it was, or it is there no more."""
         number = self.find(address)
         if number < 0:
             return None

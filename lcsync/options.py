@@ -20,8 +20,9 @@ which groups have listeners, and sends to those."""
 
 EPILOG = """\
 A local path begins with ./, ../ or /; all else is a name on the network
-(name:X forces one). A file is shared under its base name, a folder D as D and
-each file below it as D/relative/path; NAME=PATH chooses the name.
+(name:X forces one), and b2s:ROOT content by its root. A file is shared under
+its base name, a folder D as D and each file below it as D/relative/path;
+NAME=PATH chooses the name.
 
 examples:
   lcsync ./movie.iso              share a file as movie.iso
@@ -35,6 +36,7 @@ examples:
   lcsync demo                     see it work on this machine alone
   lcsync doctor                   say whether multicast works here, or why not
   lcsync tune                     find the best --tracker for this machine
+  lcsync key new FILE             make a key for --keyfile
 
 exit codes:
   0  done                            7  source can't be read or has changed
@@ -45,6 +47,8 @@ exit codes:
   5  no privilege (--mld)           12  unsafe name
   6  nobody shares the name         13  a program is missing
                                     14  LCSYNC_SIMD can't run here
+                                    15  not trusted, or too old
+                                    16  a key can't be used
   130 and 143  ended by Ctrl-C (SIGINT) and by SIGTERM"""
 
 
@@ -149,6 +153,10 @@ def parser() -> argparse.ArgumentParser:
     )
     both.add_argument(
         "--port", type=_number(1, 65535), default=const.PORT, metavar="N", help="UDP port (%(default)s unless told)"
+    )
+    both.add_argument("--keyfile", metavar="FILE", help="share and fetch with this key: lcsync key new FILE makes one")
+    both.add_argument(
+        "--password", action="store_true", help="the same with a password: LCSYNC_PASSWORD, or asked for"
     )
     both.add_argument(
         "--no-confine",
@@ -263,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="block size for sharing, local sync and --hex: a power of two from 1K to 1M (16K unless told)",
     )
+    share.add_argument("--sign", metavar="FILE", help="sign with this key: lcsync key sign FILE makes one")
     index = p.add_argument_group("index of hashes")
     index.add_argument("--index", metavar="FILE", help="keep it there (~/.cache/lcsync/index.sqlite unless told)")
     index.add_argument("--no-index", action="store_true", help="keep none, and read every file again")
@@ -301,6 +310,16 @@ def parser() -> argparse.ArgumentParser:
         help="fetch nothing that has more bytes, with K, M, G or T (no limit unless told)",
     )
     fetch.add_argument("--root", type=_root, metavar="HEX", help="take only content with this root")
+    fetch.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="take only what this public key signed; KEY or a file of keys, may be given more than once",
+    )
+    fetch.add_argument(
+        "--allow-older", action="store_true", help="with --trust or a key: take versions older than the last one, too"
+    )
     fetch.add_argument(
         "--timeout",
         type=_number(0, 1e9, float),

@@ -60,10 +60,10 @@ class PackItem:
         there = path != name and at < len(paths) and paths[at] == path and self.pack.entries.kinds[at] in FILES
         return at if there else -1
 
-    def names(self) -> FileNames:
-        """The names of all files in the folder."""
+    def names(self, key: bytes = b"") -> FileNames:
+        """The names of all files in the folder, in groups that hang on a share ``key``."""
         entries = self.pack.entries
-        return FileNames(self.name, entries.paths, np.flatnonzero(np.isin(entries.kinds, FILES)))
+        return FileNames(self.name, entries.paths, np.flatnonzero(np.isin(entries.kinds, FILES)), key)
 
     def single(self, entry: int, opened: OpenFiles) -> PackedFile:
         """A file of the folder by itself. OSError, SourceError."""
@@ -75,12 +75,12 @@ class PackItem:
         tree, tail = pack.single(opened.contents(pack), entry)
         return PackedFile(self, entry, tree, tail if tree.length <= INLINE_BYTES_MAX else None)
 
-    def manifest(self, symbol_bytes: int) -> bytes:
-        """The packet that describes the name."""
+    def manifest(self, symbol_bytes: int, spare: int = 0) -> bytes:
+        """The packet that describes the name, with ``spare`` bytes left for a signature."""
         pack = self.pack
         mode, mtime_ns = self.attributes(0)
         return describe_pack(
-            pack.list_tree, pack.tree, symbol_bytes, mode, mtime_ns, self.serial, pack.data
+            pack.list_tree, pack.tree, symbol_bytes, mode, mtime_ns, self.serial, pack.data, spare
         ).encode()  # fmt: skip
 
     def attributes(self, entry: int) -> tuple[int, int]:
@@ -156,8 +156,11 @@ class PackedFile:
     tree: Tree
     data: bytes | None
 
-    def manifest(self, symbol_bytes: int) -> bytes | None:
-        """The packet that describes its name; None if it is not as it was."""
+    def manifest(self, symbol_bytes: int, spare: int = 0) -> bytes | None:
+        """The packet that describes its name, with ``spare`` bytes left for a signature.
+
+        None if it is not as it was.
+        """
         item, pack = self.item, self.item.pack
         try:
             now = files.version_of(os.lstat(os.path.join(item.path, pack.entries.paths[self.entry])))
@@ -167,7 +170,9 @@ class PackedFile:
         if item.changed:
             return None
         mode, mtime_ns = item.attributes(self.entry)
-        return describe(self.tree, Content.FILE, symbol_bytes, mode, mtime_ns, item.serial, self.data).encode()
+        return describe(
+            self.tree, Content.FILE, symbol_bytes, mode, mtime_ns, item.serial, self.data, spare
+        ).encode()
 
     def read(self, opened: OpenFiles, view: memoryview, start: int) -> int:
         return opened.contents(self.item.pack).read(self.entry, view, start)

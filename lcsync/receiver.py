@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lcsync import _xor
+from lcsync._crypt import Opener
 from lcsync._wire import EVENT_COMPLETE, EVENT_SPILL, Assembler
 from lcsync.channels import Channel, Channels
 from lcsync.const import ALONE_S, EVENTS_AT_ONCE, POLL_S, RUNS_MAX, SEGMENT_BYTES
@@ -25,16 +26,24 @@ class Receiver:
 
     Call ``handle`` while it is ``busy``, and ``update`` after each call and once in a while: it gives the addresses to
     leave and to join; joining again is both. Call ``observe`` each RATE_LOOK_S. ``rows``: repair symbols that the
-    assembler has room for.
+    assembler has room for. With a share ``key`` packets that are not sealed by it are nothing.
     """
 
     def __init__(
-        self, assembler: Assembler, scope: int, layers: Layers, rows: int, say: Callable[[str], None] | None = None
+        self,
+        assembler: Assembler,
+        scope: int,
+        layers: Layers,
+        rows: int,
+        say: Callable[[str], None] | None = None,
+        key: bytes = b"",
     ) -> None:
         self.assembler = assembler
         self.layers = layers
         self._say = say
-        self.channels = Channels(assembler, scope, layers.allowed, rows, say)
+        self.channels = Channels(assembler, scope, layers.allowed, rows, say, key)
+        if key:
+            Opener(key).guard(assembler)
         self.downloads: list[Download] = []
         self.rejected = 0  # segments that were whole but wrong
         self.solved = 0  # segments that repair symbols made whole

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lcsync import _udp, group, net
 from lcsync.audience import Audience
@@ -43,6 +43,7 @@ from lcsync.index import Index, Item
 from lcsync.link import ROLE, Link, Role
 from lcsync.listener import Listener, Sockets, open_sockets
 from lcsync.lookout import Lookout
+from lcsync.manifest import SIGNATURE_ROOM
 from lcsync.membership import Membership
 from lcsync.merkle import Tree
 from lcsync.netlink import Changes
@@ -59,6 +60,11 @@ from lcsync.text import human_bytes, human_rate, human_time
 from lcsync.trackers.base import Tracker
 from lcsync.trackers.choice import Choice
 from lcsync.wire import symbol_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from lcsync.sign import Signer
 
 CURE = (
     "sudo setpriv --reuid=$(id -u) --regid=$(id -g) --init-groups --inh-caps=+net_raw --ambient-caps=+net_raw lcsync …"
@@ -83,6 +89,8 @@ class Options:
     mld: bool | None = None  # None: where the listener may be opened
     listener: str = "both"
     role: Role = ROLE
+    key: bytes = field(default=b"", repr=False)
+    signing: Ed25519PrivateKey | None = field(default=None, repr=False)
     cache: TreeCache | None = None
     what: What = ALL  # of folders
     confine: Callable[[], str] | None = None  # gives up privileges once the sockets are open, and says which
@@ -106,6 +114,7 @@ class Server:
         self._poll = select.epoll()
         self._closing = False
         self._served: dict[str, list[bytes]] = {}  # by interfaces that went: groups with listeners, to be asked for
+        self._signer: Signer | None = None
         self._hashed = Hashed(options.gauge)
         index = Index(options.block_bytes, self._go_on, cache=options.cache, what=options.what)
         self.lookout = Lookout(index)
@@ -133,6 +142,10 @@ class Server:
             self.lookout.index.add(name, path)
         for line in self.lookout.index.skipped:
             self.options.say(line)
+        if options.signing:
+            from lcsync.sign import Signer
+
+            self._signer = Signer(options.signing)
         self._said = self.lookout.index.skipped
         self.lookout.start()
         now = time.monotonic()
@@ -143,6 +156,7 @@ class Server:
             options.bwlimit_bps,
             options.delay_s,
             Gate(options.min_receivers, options.max_wait_s) if self.mld else Gate(),
+            options.key,
         )
         if Gate(options.min_receivers, options.max_wait_s).closed and not self.mld:
             self.options.say("--min-receivers and --max-wait: without MLD nobody is seen to join; sending at once")
@@ -212,7 +226,8 @@ class Server:
         self.share.add_port(index, membership, tracker)
         scope = SCOPES[self.options.scope]
         names = [name for name, _ in self.lookout.index.given[:STARTUP_NAMES]]
-        asked = [group.address(group.group_id(Kind.NAME, 0, name), scope) for name in names]
+        ids = [group.group_id(Kind.NAME, 0, name, self.share.key) for name in names]
+        asked = [group.address(each, scope) for each in ids]
         port.start(membership, [*asked, *self._served.pop(port.interface.name, [])], now)
         if not self.mld:
             self.share.open_all(index, now)
@@ -223,13 +238,14 @@ class Server:
         packs = [item for item in items if isinstance(item, PackItem)]
         sources = {source.tree: source for item in items for source in item.sources()}
         owners = {source.tree: item.name for item in items for source in item.sources()}
-        symbol = symbol_bytes(self.options.mtu)
+        symbol, spare = symbol_bytes(self.options.mtu), SIGNATURE_ROOM if self._signer else 0
 
         def manifest(owner: int) -> bytes | None:
             item = items[owner]
             self.lookout.asked = True
             if item.seems_changed() or (isinstance(item, PackItem) and not self.lookout.is_fresh()):
                 return None
+            return self._signed(item.name, item.manifest(symbol, spare))
             return item.manifest(symbol)
 
         def load(tree: Tree, segment: int) -> memoryview | None:
@@ -242,16 +258,23 @@ class Server:
             except (OSError, SourceError):
                 return None
             tree = found.tree if found.data is None else None
-            return Single(partial(self._manifest, found, symbol), tree, partial(self._load, found))
+            told = partial(self._manifest, files[pack].name(entry), found, symbol, spare)
+            return Single(told, tree, partial(self._load, found))
 
         sent = {item.pack.tree: Sent(item.pack.layout, symbol) for item in packs}
-        files = [item.names() for item in packs]
+        files = [item.names(self.options.key) for item in packs]
         names, called = [item.name for item in items], [owners[tree] for tree in sources]
-        return Offer(names, list(sources), manifest, load, symbol, sent, files, single, called)
+        roots = [item.root for item in items]
+        return Offer(names, list(sources), manifest, load, symbol, sent, files, single, called, roots)
 
-    def _manifest(self, item: PackedFile, symbol: int) -> bytes | None:
+    def _manifest(self, name: bytes, item: PackedFile, symbol: int, spare: int) -> bytes | None:
         self.lookout.asked = True
-        return item.manifest(symbol)
+        payload = item.manifest(symbol, spare)
+        return None if payload is None else self._signed(name, payload)
+
+    def _signed(self, name: bytes, payload: bytes) -> bytes:
+        """A manifest as it is sent: with a signature, if this share signs."""
+        return self._signer.sign(name, payload) if self._signer else payload
 
     def _load(self, source: Source, segment: int) -> memoryview | None:
         data = self.cache.load(source, segment)

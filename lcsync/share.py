@@ -12,11 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lcsync import group
+from lcsync._crypt import Sealer
 from lcsync._wire import BATCH_PACKETS, Batch
-from lcsync.const import ESIS, HASH_BYTES, HEADER_BYTES, IP_UDP_BYTES, MALI_S, SEGMENT_BYTES, SPLIT_NODES_MAX
+from lcsync.const import (
+    ESIS,
+    HASH_BYTES,
+    HEADER_BYTES,
+    IP_UDP_BYTES,
+    MALI_S,
+    RUN_PACKETS_MAX,
+    RUN_STEP,
+    RUNS,
+    SEGMENT_BYTES,
+    SPLIT_NODES_MAX,
+    TAG_BYTES,
+)
 from lcsync.fountain import Fountain
 from lcsync.gate import Gate
-from lcsync.group import Kind
+from lcsync.group import MANIFESTS, Kind
 from lcsync.membership import Membership
 from lcsync.merkle import Tree, node_span, split_level
 from lcsync.offer import Groups, Offer
@@ -45,16 +58,28 @@ class Port:
 
 
 class Share:
-    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run, random."""
+    """Sends on the groups of an offer that have listeners. ``tsi``: the 48-bit number of this run, random.
+
+    With a share ``key`` addresses hang on it, and packets are sealed.
+    """
 
     def __init__(
-        self, offer: Offer, scope: int, tsi: int, bwlimit_bps: float, delay_s: float = 0.0, gate: Gate | None = None
+        self,
+        offer: Offer,
+        scope: int,
+        tsi: int,
+        bwlimit_bps: float,
+        delay_s: float = 0.0,
+        gate: Gate | None = None,
+        key: bytes = b"",
     ) -> None:
         self.gate = Gate() if gate is None else gate  # for all but manifests
         self.scope = scope
         self.tsi = tsi
         self.bwlimit_bps = bwlimit_bps
-        self.packet_bits = (offer.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES) * 8
+        self.key = key
+        self._sealer = Sealer(key, offer.symbol_bytes) if key else None
+        self.packet_bits = (offer.symbol_bytes + HEADER_BYTES + IP_UDP_BYTES + (TAG_BYTES if key else 0)) * 8
         self.delay_bps = self.packet_bits / delay_s if delay_s else float("inf")
         self.scheduler = Scheduler(bwlimit_bps, self.packet_bits, BATCH_PACKETS)
         self.ports: dict[int, Port] = {}
@@ -66,13 +91,13 @@ class Share:
         self._kinds: dict[bytes, Kind] = {}
         self._numbers: dict[tuple[int, bytes], int] = {}  # packet numbers of groups that rest now
         self.offer = offer
-        self.table = Groups(offer, scope)
+        self.table = Groups(offer, scope, key=key)
 
     def set_offer(self, offer: Offer, now: float) -> None:
         """Replace what is offered; groups that both offers have go on undisturbed, or go on again."""
         asked_for = self.table.adopted()
         self.offer = offer
-        self.table = Groups(offer, self.scope)
+        self.table = Groups(offer, self.scope, key=self.key)
         for number in map(self.table.find, asked_for):
             if self.table.is_file(number):
                 self.table.adopt(number)
@@ -106,8 +131,8 @@ class Share:
         """One ICMPv6 message from a listener socket."""
         port = self.ports[ifindex]
         new = port.membership.receive(source, message, now)
-        if self.gate.closed and any(self.table.group(number).kind is not Kind.NAME for number in new):
-            self.gate.joined(source, now)  # who is only in a name's group would miss the start
+        if self.gate.closed and any(self.table.group(number).kind not in MANIFESTS for number in new):
+            self.gate.joined(source, now)  # who only waits for a manifest would miss the start
         for address in list(map(self.table.address, new)):  # to start one may give others another number
             self._start(port, address, now)
 
@@ -133,6 +158,7 @@ class Share:
 
     def tick(self, now: float) -> None:
         """Let time pass in memberships and trackers."""
+        self._look_at_numbers()
         for port in self.ports.values():
             port.membership.tick(now)
             port.tracker.tick(now)
@@ -179,6 +205,8 @@ class Share:
         for stream, limit in scheduler.turn(self._ask, now):
             batch.clear()
             wish = stream.fill(batch, limit, now)
+            if self._sealer:
+                self._sealer.seal(batch, self._kinds[stream.address] in MANIFESTS)
             size = batch.bytes_on_wire()
             self.sent[self._kinds[stream.address]] += size
             stream.sent_bytes += size
@@ -213,7 +241,7 @@ class Share:
         if stream is None:
             stream = port.streams[address] = self._stream(port.ifindex, address, number)
             stream.go_on(self._numbers.pop((port.ifindex, address), 0))
-        if not self.gate.closed or self._kinds[address] is Kind.NAME:
+        if not self.gate.closed or self._kinds[address] in MANIFESTS:
             self.scheduler.start(stream, now)
 
     def _rate(self, groups: int) -> float:
@@ -222,13 +250,14 @@ class Share:
     def _stream(self, ifindex: int, address: bytes, number: int) -> Stream:
         symbol, what = self.offer.symbol_bytes, self.table.group(number)
         self._kinds[address] = what.kind
-        if what.kind is Kind.NAME:
-            toi = group.toi(Kind.NAME, 0, self.table.name(number))
+        tsi = self._tsi(ifindex)
+        if what.kind in MANIFESTS:
+            toi = group.toi(what.kind, 0, self.table.ident(number), self.key)
             rate = self._rate(SPLIT_NODES_MAX)
-            return NameStream(ifindex, address, toi, self.tsi, rate, lambda: self.table.manifest(address))
+            return NameStream(ifindex, address, toi, tsi, rate, lambda: self.table.manifest(address))
         tree, load = self.table.content(number)
         ident = tree.root if what.kind is Kind.OUTLINE else tree.nodes[what.level][what.node].tobytes()
-        toi = group.toi(what.kind, symbol, ident)
+        toi = group.toi(what.kind, symbol, ident, self.key)
         if what.kind in (Kind.SOURCE, Kind.REPAIR):
             return self._content_stream(ifindex, address, toi, tree, load, what)
         hashes = tree.outline
@@ -244,7 +273,7 @@ class Share:
         rate = self._rate(SPLIT_NODES_MAX)
         repair = Repair(lambda segment: ident, self._fountain)
         return SymbolStream(
-            ifindex, address, toi, self.tsi, rate, self.packet_bits, geometry, 0, geometry.segments, piece,
+            ifindex, address, toi, tsi, rate, self.packet_bits, geometry, 0, geometry.segments, piece,
             repair=repair,
         )  # fmt: skip
 
@@ -258,7 +287,7 @@ class Share:
             ifindex,
             address,
             toi,
-            self.tsi,
+            self._tsi(ifindex),
             self._rate(len(tree.nodes[split_level(segments)])),
             self.packet_bits,
             source_geometry(tree.length, tree.block_bytes, self.offer.symbol_bytes),
@@ -270,6 +299,20 @@ class Share:
             sent=self.offer.sent.get(tree) if source else None,
             at=self.tsi,  # another host that shares the same begins elsewhere
         )
+
+    def _tsi(self, ifindex: int) -> int:
+        """The run as it is numbered on an interface: each counts its packets for itself."""
+        return (self.tsi + ifindex) % RUNS
+
+    def _look_at_numbers(self) -> None:
+        """Begin a run of another number before packet numbers of a group go round: they would look like old ones."""
+        streams = [stream for port in self.ports.values() for stream in port.streams.values()]
+        if max([stream.cci for stream in streams] + [*self._numbers.values()], default=0) < RUN_PACKETS_MAX:
+            return
+        self.tsi = (self.tsi + RUN_STEP) % RUNS
+        self._numbers.clear()
+        for stream in streams:
+            stream.tsi, stream.cci = self._tsi(stream.ifindex), 0
 
     def _renew(self, stream: Stream) -> None:
         """After a change of the offer: a source stream of equal content may have another file to read."""

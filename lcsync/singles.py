@@ -18,11 +18,14 @@ from lcsync.pack import Numbers
 from lcsync.table import heads_among, with_head
 
 
-def name_group_ids(folder: bytes, paths: Sequence[bytes]) -> NDArray[np.uint8]:
+def name_group_ids(folder: bytes, paths: Sequence[bytes], key: bytes = b"") -> NDArray[np.uint8]:
     """The low 14 bytes of the group of each name ``folder/path``: ``(n, 14)``, the same as ``group.group_id`` gives.
 
-    Names of one length are hashed together, some at once in each vector register.
+    Names of one length are hashed together, some at once in each vector register; with a key each by itself.
     """
+    if key:
+        ids = b"".join([group_id(Kind.NAME, 0, folder + b"/" + path, key) for path in paths])
+        return np.frombuffer(ids, np.uint8).reshape(-1, GROUP_ID_BYTES)
     head = bytes((Kind.NAME, 0, 0)) + folder + b"/"
     lengths = np.fromiter(map(len, paths), np.int64, len(paths))
     out = np.empty((len(paths), GROUP_ID_BYTES), np.uint8)
@@ -37,12 +40,16 @@ def name_group_ids(folder: bytes, paths: Sequence[bytes]) -> NDArray[np.uint8]:
 
 
 class FileNames:
-    """Finds the entry that a group address names. ``entries``: the numbers of the pack's files."""
+    """Finds the entry that a group address names. ``entries``: the numbers of the pack's files.
 
-    def __init__(self, folder: bytes, paths: Sequence[bytes], entries: Numbers) -> None:
+    Addresses hang on a share ``key``, if there is one.
+    """
+
+    def __init__(self, folder: bytes, paths: Sequence[bytes], entries: Numbers, key: bytes = b"") -> None:
+        self._key = key
         self.folder = folder
         self.paths = paths
-        ids = name_group_ids(folder, [paths[i] for i in entries.tolist()])
+        ids = name_group_ids(folder, [paths[i] for i in entries.tolist()], key)
         heads = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(np.uint64)
         order = np.argsort(heads)
         self._heads = heads[order]
@@ -64,7 +71,7 @@ class FileNames:
         """The entry whose name has this 16-byte group address, -1: none."""
         for at in with_head(self._heads, address):
             entry = int(self._entries[at])
-            if group_id(Kind.NAME, 0, self.name(entry)) == address[2:]:
+            if group_id(Kind.NAME, 0, self.name(entry), self._key) == address[2:]:
                 return entry
         return -1
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lcsync import group
 from lcsync._blake2s import hash_blocks
 from lcsync.const import FANOUT_LEVELS, GROUP_ID_BYTES, PERSON_CHANNEL, ROWS_AT_ONCE, SEGMENT_BYTES
-from lcsync.group import Kind
+from lcsync.group import MANIFESTS, Kind
 from lcsync.merkle import Tree, as_hashes, block_count, split_level
 
 Heads = NDArray[np.uint64]  # the first 8 bytes of group ids, sorted
@@ -25,7 +25,7 @@ Ids = NDArray[np.uint8]  # what groups are named by: (n, bytes of each)
 
 
 class Group(NamedTuple):
-    """What a group carries: ``owner`` is the index of a name (``Kind.NAME``) or of a tree."""
+    """What a group carries: ``owner`` is the index of a name or root (of MANIFESTS), else of a tree."""
 
     kind: Kind
     owner: int
@@ -82,22 +82,28 @@ def heads_among(heads: Heads, addresses: NDArray[np.uint8]) -> NDArray[np.bool_]
 
 
 class GroupTable:
-    """Looks up group addresses. ``names``: bytes each; ``trees``: the objects, all with one symbol size.
+    """Looks up group addresses. ``names``, ``roots``: bytes each; ``trees``: the objects, all with one symbol size.
 
     Equal nodes are one group, whichever object has them; it belongs to the first.
     """
 
     def __init__(
-        self, names: Sequence[bytes], trees: Sequence[Tree], symbol_bytes: int, scope: int, key: bytes = b""
+        self,
+        names: Sequence[bytes],
+        trees: Sequence[Tree],
+        symbol_bytes: int,
+        scope: int,
+        key: bytes = b"",
+        roots: Sequence[bytes] = (),
     ) -> None:
         self._prefix = group.address(b"", scope)
-        parts = [*_names(names), *_objects(trees)]
+        parts = [*_names(names, Kind.NAME), *_names(roots, Kind.CONTENT), *_objects(trees)]
         rows = np.zeros(sum(len(part.ids) for part in parts), _ROW)
         hashes = np.empty((len(rows), GROUP_ID_BYTES), np.uint8)
         at = 0
         for part in parts:
             where = slice(at, at + len(part.ids))
-            _hash(part.kind, symbol_bytes if part.kind is not Kind.NAME else 0, part.ids, key, hashes[where])
+            _hash(part.kind, 0 if part.kind in MANIFESTS else symbol_bytes, part.ids, key, hashes[where])
             for column in ("kind", "level", "owner", "node"):
                 rows[column][where] = getattr(part, column)
             at = where.stop
@@ -142,13 +148,13 @@ class GroupTable:
         return Group(Kind(int(row["kind"])), int(row["owner"]), int(row["level"]), int(row["node"]))
 
 
-def _names(names: Sequence[bytes]) -> Iterator[_Rows]:
+def _names(names: Sequence[bytes], kind: Kind) -> Iterator[_Rows]:
     """Those of one length together: they can be hashed at once."""
     lengths = np.fromiter(map(len, names), np.intp, len(names))
     for length in np.unique(lengths).tolist():
         owner = np.flatnonzero(lengths == length).astype(np.uint32)
         ids = np.frombuffer(b"".join([names[i] for i in owner.tolist()]), np.uint8).reshape(len(owner), length)
-        yield _Rows(Kind.NAME, 0, ids, owner, np.zeros(len(owner), np.uint32))
+        yield _Rows(kind, 0, ids, owner, np.zeros(len(owner), np.uint32))
 
 
 def _objects(trees: Sequence[Tree]) -> Iterator[_Rows]:

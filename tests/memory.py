@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 
 from lcsync import group, manifest, merkle, trackers
+from lcsync._crypt import Opener
 from lcsync._wire import Assembler, parse
 from lcsync.const import (
     BLOCK_BYTES,
@@ -182,11 +183,13 @@ class Job:
 class Host:
     """A receiver on the link: its kernel's list of joined groups, its engine, and what a fetch does around it."""
 
-    def __init__(self, number: int, wire: Wire, channels: int, slots: int) -> None:
+    def __init__(self, number: int, wire: Wire, channels: int, slots: int, key: bytes = b"") -> None:
         self.address = b"\xfe\x80" + bytes(13) + bytes((number,))
         self.wire = wire
         self.assembler = Assembler(slots, SEGMENT_BYTES, SYMBOLS_MAX, ROWS, SYMBOL)
-        self.receiver = Receiver(self.assembler, SCOPE, Layers(channels, draw=wire.random.random), ROWS)
+        self.receiver = Receiver(self.assembler, SCOPE, Layers(channels, draw=wire.random.random), ROWS, key=key)
+        self.key = key
+        self.opener = Opener(key)
         self.channels = channels
         self.joined: set[bytes] = set()
         self.jobs: list[Job] = []
@@ -211,10 +214,11 @@ class Host:
     def take(self, address: bytes, packets: list[bytes], source: bytes) -> None:
         self.assembler.feed(packets, source)
         for job in self.jobs:
-            if job.manifest is None and address == name_address(job.name):
+            if job.manifest is None and address == name_address(job.name, self.key):
                 for packet in packets:
                     try:
-                        if parse(packet)[2] == group.toi(Kind.NAME, 0, job.name):
+                        if parse(packet)[2] == group.toi(Kind.NAME, 0, job.name, self.key):
+                            packet = self.opener.open(packet) if self.key else packet
                             job.manifest = manifest.decode(packet[HEADER_BYTES:])
                     except (ValueError, manifest.ManifestError):
                         continue
@@ -232,7 +236,7 @@ class Host:
         names = set()
         for job in self.jobs:
             if job.manifest is None:
-                names.add(name_address(job.name))
+                names.add(name_address(job.name, self.key))
             elif not job.done:
                 self._go_on(job, job.manifest)
         leaves, joins = self.receiver.update(now)
@@ -245,7 +249,7 @@ class Host:
             assert address not in self.joined, "joined twice"
             self.joined.add(address)
             records.append(Record(RecordType.TO_EX, address))
-        ours = {name_address(job.name) for job in self.jobs}
+        ours = {name_address(job.name, self.key) for job in self.jobs}
         records += [Record(RecordType.TO_IN, address) for address in self.joined & ours - names]
         records += [Record(RecordType.TO_EX, address) for address in names - self.joined]
         self.joined = self.joined - ours | names
@@ -275,8 +279,8 @@ class Host:
             job.done = True
 
 
-def name_address(name: bytes) -> bytes:
-    return group.address(group.group_id(Kind.NAME, 0, name), SCOPE)
+def name_address(name: bytes, key: bytes = b"") -> bytes:
+    return group.address(group.group_id(Kind.NAME, 0, name, key), SCOPE)
 
 
 def listen(address: bytes, joins: bool = True) -> bytes:
@@ -294,7 +298,9 @@ class Network:
         tracker: str = "list",
         block_bytes: int = BLOCK_BYTES,
         gate: Gate | None = None,
+        key: bytes = b"",
     ) -> None:
+        self.key = key
         self.now = START_S
         self.files = files
         self.block_bytes = block_bytes
@@ -310,7 +316,7 @@ class Network:
         self.forgers: list[tuple[bytes, Wire]] = []
 
     def _add_share(self, run: int, bwlimit_bps: float, tracker: str = "list") -> None:
-        share = Share(offer_of(self.files, self.block_bytes), SCOPE, run, bwlimit_bps, gate=self.gate)
+        share = Share(offer_of(self.files, self.block_bytes), SCOPE, run, bwlimit_bps, gate=self.gate, key=self.key)
         watcher = trackers.create(tracker, 64, self.now)
         share.add_port(IFINDEX, Membership(share.table, watcher, self.now), watcher)
         self.shares.append(share)
@@ -324,7 +330,7 @@ class Network:
         self, faults: Faults | None = None, channels: int = 8, slots: int = 32, rate_bps: float = inf
     ) -> Host:
         number = len(self.hosts) + 1
-        self.hosts.append(Host(number, Wire(faults or Faults(), number, rate_bps), channels, slots))
+        self.hosts.append(Host(number, Wire(faults or Faults(), number, rate_bps), channels, slots, self.key))
         return self.hosts[-1]
 
     def sent(self, kind: Kind) -> int:
@@ -397,7 +403,8 @@ class Network:
     def _say(self, host: Host, records: list[Record]) -> None:
         joins = {record.group for record in records if record.kind is RecordType.TO_EX}
         strange = {address for address in joins if self.share.table.find(address) < 0}
-        assert strange <= {name_address(job.name) for job in host.jobs}, "joined a group that the share does not have"
+        ours = {name_address(job.name, host.key) for job in host.jobs}
+        assert strange <= ours, "joined a group that the share does not have"
         if records:
             self._reports.append((self.now + REPORT_DELAY_S, host.address, build_report_v2(records)))
 

@@ -54,6 +54,17 @@ def test_the_file(file: Path) -> None:
     assert parsed("./x").mld is True and parsed("./x").verbose == 1
 
 
+def test_a_password_is_no_option_and_a_key_that_is_given_overrules_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCSYNC_PASSWORD", "five random words are good")
+    assert not parsed("./x").password
+    file.write_text("password = true\n")
+    assert parsed("./x").password
+    args = parsed("./x", "--keyfile", "k")
+    assert (args.password, args.keyfile) == (False, "k")
+
+
 def test_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("BWLIMIT", "max"),

@@ -13,15 +13,15 @@ import lcsync
 ROWS = (
     "const nearest errors parsing text finding simd events pictures",
     "merkle _blake2s paths keys filters claims",
-    "group table wire manifest pack columns entries singles fountain _xor _wire",
+    "group table wire manifest pack columns entries singles fountain _xor _wire _crypt sign",
     "mld trackers _bloom _exact",
     "membership querier gate scheduler sender receiver channels download stores plan rate reuse offer share audience "
     "parts",
     "net netlink firewall listener _udp pieces copying oserrors files attributes folders compare cache index segments "
     "privileges landlock notify talk "
-    "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds",
-    "screen progress heard hashed link confine lookout serve names packfetch packthings fetch job space update "
-    "destination things local demo probe doctor tune measure plot",
+    "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds keyfiles accepted",
+    "screen progress heard hashed link confine lookout serve key trust names packfetch packthings fetch job space "
+    "update destination things local demo probe doctor tune measure plot",
     "options config cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
