@@ -16,10 +16,12 @@ PRIVATE := $(shell [ "$$(id -u)" = 0 ] || { unshare --user --map-root-user --net
 	&& echo unshare --user --map-root-user; })
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+DEB_FILES := $(wildcard lcsync man completions systemd debian setup.py pyproject.toml README.md CHANGELOG.md LICENSE*)
 MANPAGE = $(BIN)/argparse-manpage --module lcsync.options --function parser --project-name lcsync --include man/lcsync.inc \
 	--manual-title 'lcsync manual' --description 'copy files to any number of machines at once over IPv6 multicast'
 
-.PHONY: help demo test test-net soak fuzz bench asan lint coverage man completions docs wheel net-setup net-teardown cap clean
+.PHONY: help demo test test-net soak fuzz bench asan lint coverage man completions docs tutorial wheel deb deb-check \
+	net-setup net-teardown cap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -33,7 +35,7 @@ test: .venv/built .venv/test  ## all tests, those in network namespaces included
 test-net: .venv/built .venv/test  ## only the tests in network namespaces
 	$(PRIVATE) $(BIN)/pytest -m net $(ARGS)
 
-soak: .venv/built .venv/test  ## all tests with 20,000 examples each, those of large trees, kills, 10 minutes of each fuzzer
+soak: .venv/built .venv/test deb-check  ## tests with 20,000 examples, of large trees, kills; 10 minutes a fuzzer; the Debian package
 	$(PRIVATE) $(BIN)/pytest --hypothesis-profile=soak $(ARGS) tests tests/soak_trees.py tests/soak_kills.py
 	$(MAKE) fuzz FUZZ_S=$$((600 * $(words $(FUZZED) wire)))
 
@@ -69,7 +71,7 @@ lint: .venv/built .venv/lint  ## style, types, stubs of what is compiled, spelli
 	MYPYPATH=. $(BIN)/stubtest $(patsubst lcsync/%.pyx,lcsync.%,$(wildcard lcsync/_*.pyx)) \
 		--concise --ignore-disjoint-bases --allowlist tests/stubtest.allow
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint lcsync
-	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" | xargs $(BIN)/codespell
+	git ls-files | grep -v -e '\.svg$$' -e '\.png$$' -e ^LICENSE -e "^tests/fuzz/.*/" -e ^man/lcsync-protocol | xargs $(BIN)/codespell
 	@! git ls-files '*.py' '*.pyx' '*.pxd' '*.pyi' '*.h' '*.c' '*.fish' completions Makefile .ci/run | while read -r file; do \
 		head -n 2 "$$file" | grep -q SPDX-License-Identifier || echo "$$file: no SPDX line at its head"; done | grep .
 
@@ -79,20 +81,40 @@ coverage: .venv/built .venv/test  ## all tests, and which lines of the Python mo
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-man: .venv/built  ## man/lcsync.1 from the parser
+man: .venv/built .venv/docs  ## man/lcsync.1 from the parser, man/lcsync-protocol.7 from docs/protocol.md
 	$(MANPAGE) --output man/lcsync.1
+	sed -i '/^\.TH /s/\\-/-/g' man/lcsync.1
+	$(BIN)/python docs/manpage.py
 
 completions: .venv/test  ## completions/ of bash, zsh and fish, from the parsers
 	$(BIN)/python completions/make.py completions
 
-docs: man  ## the manual page, checked and as HTML in build/
-	mandoc -T lint -W warning man/lcsync.1
-	mkdir -p build
-	mandoc -T html man/lcsync.1 > build/lcsync.html
+docs: .venv/docs  ## the documentation as HTML in build/docs; each warning is an error; the manual pages checked
+	mandoc -T lint -W warning man/lcsync.1 man/lcsync-protocol.7
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
-wheel: .venv/made  ## sdist and wheel in dist/
-	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+tutorial: .venv/docs  ## as root: play docs/tutorial.md on real terminals, and write down what they show
+	$(BIN)/python docs/record.py
+
+wheel: .venv/made .venv/package  ## sdist and manylinux wheel in dist/
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --outdir build/wheel
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
+	set -e; for wheel in dist/*abi3*.whl; do [ ! -e "$$wheel" ] || $(BIN)/abi3audit --strict "$$wheel"; done
+	$(BIN)/cibuildwheel --print-build-identifiers --platform linux > build/wheel/identifiers
+	grep -q musllinux_aarch64 build/wheel/identifiers
+
+deb: | system  ## Debian package in dist/, for the release that this is
+	rm -rf build/deb
+	mkdir -p build/deb/lcsync dist
+	cp -r $(DEB_FILES) build/deb/lcsync
+	rm -f build/deb/lcsync/lcsync/*.so build/deb/lcsync/lcsync/_*.c
+	cd build/deb/lcsync && dpkg-buildpackage -b -us -uc
+	cp build/deb/*.deb dist
+
+deb-check: deb  ## as root: install that package by dpkg -i in a new Debian root, and run the demo there
+	tests/fresh_root.sh "$$(ls -t dist/lcsync_*.deb | head -n 1)"
 
 net-setup: .venv/built  ## as root: HOSTS=4 hosts vnet0, vnet1, ... on one bridge, for playing by hand
 	$(BIN)/python -m lcsync.lab up $(HOSTS)
@@ -111,9 +133,12 @@ clean:  ## all that these targets made
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # one line that names everything the system lacks; NEEDS: program:package
-demo test test-net soak bench asan net-setup: NEEDS := ip:iproute2 nft:nftables
+demo test test-net bench asan net-setup: NEEDS := ip:iproute2 nft:nftables
 fuzz: NEEDS := clang:clang
 docs: NEEDS := mandoc:mandoc
+tutorial: NEEDS := ip:iproute2 tmux:tmux git:git
+deb: NEEDS := dpkg-buildpackage:dpkg-dev dh:debhelper
+deb-check soak: NEEDS := ip:iproute2 nft:nftables dpkg-buildpackage:dpkg-dev dh:debhelper debootstrap:debootstrap
 cap: NEEDS := setcap:libcap2-bin
 .PHONY: system
 system:
@@ -132,9 +157,13 @@ system:
 	touch $@
 
 .venv/built: .venv/made $(NATIVE)
+	rm -f lcsync/*.so
 	$(BIN)/pip install -q --no-build-isolation -e .
 	touch $@
 
-.venv/test .venv/lint .venv/fuzz: pyproject.toml | .venv/built
-	$(BIN)/pip install -q --no-build-isolation -e '.[$(@F)]'
+# what the extra of this name asks for; lcsync itself is not built again
+EXTRA = import sys, importlib.metadata as m; marker = f'extra == \x22{sys.argv[1]}\x22'; \
+	print(*(r.split(';')[0].strip() for r in m.requires('lcsync') if marker in r))
+.venv/test .venv/lint .venv/fuzz .venv/docs .venv/package: pyproject.toml | .venv/built
+	$(BIN)/pip install -q $$($(BIN)/python -I -c "$(EXTRA)" $(@F))
 	touch $@

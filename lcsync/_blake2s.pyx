@@ -6,7 +6,7 @@ Data is any contiguous buffer. The GIL is released, but for hashes that take les
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 from libc.string cimport memmove
@@ -88,7 +88,7 @@ def hash_blocks(data, Py_ssize_t block_bytes, bytes person, str kernel=None):
     try:
         count = max(1, -(-view.len // block_bytes))
         hashes = PyBytes_FromStringAndSize(NULL, count * BLAKE2S_HASH)
-        out = <uint8_t *>PyBytes_AS_STRING(hashes)
+        out = <uint8_t *>PyBytes_AsString(hashes)
         if view.len < SHORT:
             blocks(k, <const uint8_t *>view.buf, view.len, block_bytes, p, out)
         else:
@@ -109,7 +109,7 @@ cdef bytes climb(nodes, const blake2s_kernel *k, bint to_top):
             raise ValueError("not whole nodes")
         n = view.len // BLAKE2S_HASH
         hashes = PyBytes_FromStringAndSize(NULL, (n // 2 + n % 2) * BLAKE2S_HASH)
-        out = <uint8_t *>PyBytes_AS_STRING(hashes)
+        out = <uint8_t *>PyBytes_AsString(hashes)
         if view.len < SHORT:
             levels(k, <const uint8_t *>view.buf, n, out, to_top)
         else:

@@ -7,7 +7,7 @@ imported where there is a key.
 """
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -35,7 +35,7 @@ REPLAY_WINDOW_PACKETS = WINDOW
 cdef bytes nonce_of(const uint8_t *header):
     """CCI ‖ SBN ‖ ESI."""
     out = PyBytes_FromStringAndSize(<const char *>header + 4, NONCE)
-    memcpy(PyBytes_AS_STRING(out) + 4, header + 28, 8)
+    memcpy(PyBytes_AsString(out) + 4, header + 28, 8)
     return out
 
 
@@ -86,7 +86,7 @@ cdef class Sealer:
             if manifests:
                 payload = PyBytes_FromStringAndSize(<char *>p.parts[i][1].iov_base, n)
                 numbers = keys.manifest_numbers(self.key, stream, payload)
-                memcpy(header + 28, PyBytes_AS_STRING(numbers), 8)
+                memcpy(header + 28, PyBytes_AsString(numbers), 8)
             encrypt(nonce_of(header), PyMemoryView_FromMemory(<char *>p.parts[i][1].iov_base, n, PyBUF_READ),
                     PyMemoryView_FromMemory(<char *>header, HEADER, PyBUF_READ),
                     PyMemoryView_FromMemory(<char *>to, n + TAG, PyBUF_WRITE))
@@ -176,7 +176,7 @@ cdef class Opener:
         cdef bytes stream
         cdef uint32_t cci = get32(packet + 4)
         cdef bint known = True
-        if run is None or memcmp(packet + STREAM_AT, PyBytes_AS_STRING(self.last_stream), STREAM):
+        if run is None or memcmp(packet + STREAM_AT, PyBytes_AsString(self.last_stream), STREAM):
             stream = PyBytes_FromStringAndSize(<const char *>packet + STREAM_AT, STREAM)
             run = self.runs.get(stream)
             if run is None:

@@ -9,7 +9,7 @@ The kernel is the best that this processor has, or the one that ``LCSYNC_SIMD`` 
 
 import numpy as np
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
@@ -87,7 +87,7 @@ def kernel():
 cdef const uint8_t *seed_of(bytes seed) except NULL:
     if len(seed) != SEED:
         raise ValueError("repair: a seed has 32 bytes")
-    return <const uint8_t *>PyBytes_AS_STRING(seed)
+    return <const uint8_t *>PyBytes_AsString(seed)
 
 
 cdef uint32_t symbols_of(Geometry shape, uint32_t index, Py_ssize_t size) except 0:
@@ -127,7 +127,7 @@ def repair_symbols(Geometry shape not None, uint32_t index, bytes seed not None,
     cdef bint made
     check_run(symbols_of(shape, index, segment.shape[0]), esi, count)
     out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>count * shape.g.symbol_bytes)
-    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(out)
+    cdef uint8_t *to = <uint8_t *>PyBytes_AsString(out)
     cdef uint32_t now, done = 0
     with nogil:
         while done < count:

@@ -24,6 +24,7 @@ from lcsync.parsing import Parser
 from lcsync.text import human_bytes
 
 NAME = "movie.iso"
+BAR = 14  # columns: three of them, with their names and the time, fit into 80
 LCSYNC = (sys.executable, "-m", "lcsync", "--no-index", "--no-config")  # it leaves alone what is the user's
 
 
@@ -131,7 +132,9 @@ def _watch(receivers: Sequence[_Receiver], started: float) -> None:
         now = time.monotonic() - started
         if late.process is None and receivers[0].heard() > DEMO_BYTES * DEMO_LATE_PART:
             late.start()
-        bars = "   ".join(f"host{r.host.index} {'#' * min(16, r.heard() * 16 // DEMO_BYTES):16}" for r in receivers)
+        bars = "   ".join(
+            f"host{r.host.index} {'#' * min(BAR, r.heard() * BAR // DEMO_BYTES):{BAR}}" for r in receivers
+        )
         print(
             f"\r  {now:4.1f} s   {bars}" if terminal else f"  {now:4.1f} s   {bars}",
             end="" if terminal else "\n",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lcsync.const import CHECK_FILE_S, FRESH_S, LOOK_ENTRY_S, LOOK_PART, LOOK_WAIT_S
+from lcsync.const import CHECK_FILE_S, FRESH_PART, FRESH_S, LOOK_ENTRY_S, LOOK_PART, LOOK_WAIT_S
 from lcsync.index import Index
 from lcsync.packitem import PackItem
 
@@ -24,6 +24,7 @@ class Lookout:
         self._began = time.monotonic()  # the last look
         self._next = 0.0
         self._worth_waiting = True
+        self._fresh_s = FRESH_S
 
     def start(self) -> None:
         """All that is shared is in the index now. It goes to disk: nobody need wait for that."""
@@ -37,7 +38,7 @@ class Lookout:
 
     def is_fresh(self) -> bool:
         """Whether folders were looked at just now; else that is begun. What would take too long is fresh enough."""
-        if not self._worth_waiting or (self._look is None and time.monotonic() - self._began < FRESH_S):
+        if not self._worth_waiting or (self._look is None and time.monotonic() - self._began < self._fresh_s):
             return True
         self._begin()
         return False
@@ -66,7 +67,9 @@ class Lookout:
         if self._look is None or not self._look.done():
             return None
         fresh, self._look = self._look.result(), None
-        self._next = now + max(CHECK_FILE_S, LOOK_PART * (now - self._began))
+        took_s = now - self._began
+        self._next = now + max(CHECK_FILE_S, LOOK_PART * took_s)
+        self._fresh_s = max(FRESH_S, FRESH_PART * took_s)
         if fresh is not None:
             self.index = fresh
             self._weigh()

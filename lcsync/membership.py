@@ -2,7 +2,7 @@
 """Who listens to which of our groups on one interface, learned from MLD messages.
 
 A group has a listener while a known host's time runs, or the time of its *others*: hosts that cannot be told apart,
-because they speak MLDv1 (one answers for all) or because the tables are full. What a message does:
+because they speak MLDv1 (one answers for all) or because the tables are full. What a message does::
 
     listen       the host's time, or else the others' time, starts anew
     leave        a known host is forgotten; when it was the last one, sending stops at once; but while others may be
@@ -11,7 +11,7 @@ because they speak MLDv1 (one answers for all) or because the tables are full. W
 Anybody can say leave in another's name. A host that is back within REJOIN_S of the leave that ended the sending may
 never have left: for DOUBTED_S its leaves of that group end nothing before it was asked, twice, and did not answer.
 
-What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of our addresses among its sources:
+What a record of an MLDv2 report means (RFC 9777 section 5.2.12); "us" is one of our addresses among its sources::
 
     IS_EX TO_EX     listen; with us: leave, unless an MLDv1 host is present (RFC 9777 section 8.3.2)
     IS_IN           with us: listen; with others only: leave, if the host was known to listen to any source
