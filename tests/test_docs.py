@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.M | re.S)
 INDENTED = re.compile(r"(?:^ {4,}.*\n)+", re.M)
-COMMAND = re.compile(r"^\s*(?:\w+[#$] )?(?:sudo )?(?:ExecStart=/usr/bin/)?(lcsync|lcshare)(?: (.*))?$")
+COMMAND = re.compile(r"^\s*(?:\w+[#$] )?(?:sudo )?(?:ExecStart=)?(lcsync|lcshare)(?: (.*))?$")
 SPAN = re.compile(r"`(--[a-z][\w-]*)(?:[= ][^`]*)?`")
 PARSERS = {"doctor": doctor.parser, "tune": tune.parser}
 
