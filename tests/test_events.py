@@ -69,6 +69,8 @@ CODES = {
     12: "test_mistakes",
     13: "test_no_program",
     14: "test_no_kernel",
+    15: "test_not_signed",
+    16: "test_no_key",
     130: "test_signals",
     143: "test_signals",
 }
@@ -192,6 +194,19 @@ def test_no_program() -> None:
 def test_no_kernel(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     ends(14, Here("--json", "--hex", tmp_path / "x", env={**os.environ, "LCSYNC_SIMD": "mmx"}), "mmx")
+
+
+def test_not_signed(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab = make_lab(2)
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "to").mkdir()
+    with sharing(lab.hosts[0], tmp_path / "x", "--mld"):
+        told = fetch(lab.hosts[1], "--json", "--timeout", "1", "--trust", "ed25519:" + "11" * 32, "x", tmp_path / "to")
+        ends(15, told, "signed")
+
+
+def test_no_key(tmp_path: Path) -> None:
+    ends(16, Here("--json", "--keyfile", tmp_path / "none", "x", f"{tmp_path}/"), "none")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
