@@ -23,6 +23,7 @@ unshare --mount --pid --fork --kill-child sh -eu -c '
 		lcshare --help >/dev/null
 		test -s /usr/share/man/man1/lcsync.1.gz && test -s /usr/share/man/man7/lcsync-protocol.7.gz
 		test -s /lib/systemd/system/lcsync.service && test -s /usr/share/bash-completion/completions/lcsync
+		lcsync key sign /tmp/key
 		lcsync demo
 		dpkg --purge lcsync
 		if test -e /usr/lib/lcsync; then exit 1; fi

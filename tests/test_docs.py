@@ -45,6 +45,8 @@ def _parse(command: str) -> None:
     argv = shlex.split(command, comments=True)
     if argv and argv[0] in PARSERS:
         PARSERS[argv[0]]().parse_args(argv[1:])
+    elif argv and argv[0] == "key":
+        assert argv[1] in ("new", "sign") and len(argv) == 3
     elif argv != ["demo"] and argv != ["--help"]:
         options.parser().parse_intermixed_args(argv)
 
