@@ -13,7 +13,6 @@ from lcsync.paths import printable
 from lcsync.share import Share
 
 REFUSED = {  # of what memberships drop: joins, not broken messages
-    "unknown group": "of groups not shared here",
     "groups of a host": "by hosts that want too many",
     "groups full": "of groups that had to go for newer ones",
 }

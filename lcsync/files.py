@@ -129,6 +129,14 @@ def version_of(st: os.stat_result) -> Version:
     return Version(st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_ino, st.st_dev)
 
 
+def is_other(path: bytes, version: Version) -> bool:
+    """Whether what is at ``path`` now, if anything, is another version."""
+    try:
+        return version_of(os.stat(path)) != version
+    except OSError:
+        return True
+
+
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
     """Fill ``buffer`` from ``offset``; the number of bytes read, less only at the end of the file."""
     done = 0

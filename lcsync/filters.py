@@ -64,6 +64,21 @@ class Rules(tuple[Rule, ...]):
                 return not rule.include
         return False
 
+    def left_out(self, entries: Iterable[tuple[bytes, bool]], top: bytes = b"") -> tuple[set[bytes], int]:
+        """Which paths below ``top`` are left out, and how many of them by themselves, not with their folder.
+
+        ``entries``: each path with whether it is a folder; folders before what is in them.
+        """
+        out: set[bytes] = set()
+        count = 0
+        for path, folder in entries if self else ():
+            if path.rpartition(b"/")[0] in out:
+                out.add(path)
+            elif self.excluded(top + path, folder):
+                out.add(path)
+                count += 1
+        return out, count
+
 
 NO_RULES = Rules()
 

@@ -80,11 +80,7 @@ class Item:
 
     def looks_changed(self) -> bool:
         """Whether the file at the path is no longer the one that was hashed."""
-        if not self.changed:
-            try:
-                self.changed = files.version_of(os.stat(self.path)) != self.version
-            except OSError:
-                self.changed = True
+        self.changed = self.changed or files.is_other(self.path, self.version)
         return self.changed
 
 

@@ -167,7 +167,7 @@ class Listener:
         self._packet, self._raw, self._hears_raw = sockets.packet, sockets.raw, sockets.hears_raw
         for sock in filter(None, (self._packet, self._raw)):
             _empty(sock)
-            self._lost += dropped(sock)
+        self._lost = dropped(self._packet or self._raw)
         if self._packet:
             membership = struct.pack("iHH8x", self.ifindex, _PACKET_MR_ALLMULTI, 0)
             self._packet.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
@@ -192,8 +192,13 @@ class Listener:
         return [sock.fileno() for sock in (self._packet, self._hears_raw and self._raw) if sock]
 
     def lost(self) -> int:
-        """How many packets the kernel has dropped since the last call because a queue was full."""
-        total = sum(dropped(sock) for sock in (self._packet, self._raw) if sock)
+        """How many packets the kernel has dropped since the last call because a queue was full.
+
+        Of the raw socket only where it is the one that hears: it counts packets with a wrong checksum too, from
+        anybody, whatever the filter says.
+        """
+        sock = self._packet or self._raw
+        total = dropped(sock) if sock else self._lost
         more = (total - self._lost) & 0xFFFFFFFF
         self._lost = total
         self.drops["queue full"] += more

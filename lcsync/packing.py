@@ -193,7 +193,8 @@ def pack(
     if drop:
         skipped.append(f"{len(drop)} paths of more than {NAME_BYTES_MAX} bytes, not shared")
     drop |= {found.paths[row] for row in temporaries(found).tolist() if found.rows[row, KIND] == Kind.FILE}
-    drop |= _excluded(found, what.rules)
+    folders_too = (found.column(KIND) == Kind.FOLDER).tolist()
+    drop |= what.rules.left_out(zip(found.paths[1:], folders_too[1:], strict=True))[0]
     with Folders(root_fd) as folders:
 
         def read_link(name: bytes) -> bytes:
@@ -228,17 +229,6 @@ def pack(
     tree = Tree(layout.length, block_bytes, leaves)
     list_tree = Tree(len(data), LIST_BLOCK_BYTES, hash_leaves(data, LIST_BLOCK_BYTES))
     return Pack(path, found, rows, entries, layout, data, tree, list_tree, looked_ns, how, skipped)
-
-
-def _excluded(found: Scan, rules: Rules) -> set[bytes]:
-    """What rules leave out: a folder, and so all that is in it, or something else."""
-    out: set[bytes] = set()
-    if rules:
-        folder = (found.column(KIND) == Kind.FOLDER).tolist()
-        for path, is_folder in zip(found.paths[1:], folder[1:], strict=True):
-            if path.rpartition(b"/")[0] in out or rules.excluded(path, is_folder):
-                out.add(path)
-    return out
 
 
 def _how(what: What, entries: Entries) -> bytes:

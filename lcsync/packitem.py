@@ -95,11 +95,7 @@ class PackItem:
 
     def seems_changed(self) -> bool:
         """The same as `looks_changed` by the folder alone: to look at all that is in it takes too long for a packet."""
-        if not self.changed:
-            try:
-                self.changed = files.version_of(os.stat(self.path)) != self.version
-            except OSError:
-                self.changed = True
+        self.changed = self.changed or files.is_other(self.path, self.version)
         return self.changed
 
     def looks_changed(self) -> bool:

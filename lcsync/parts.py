@@ -12,7 +12,7 @@ from lcsync.const import SEGMENT_BYTES
 def on_their_way(
     starts: NDArray[np.int64], sizes: NDArray[np.int64], lack: NDArray[np.bool_], most: int
 ) -> tuple[list[tuple[int, int, int]], int]:
-    """Up to ``most`` files as ``(number, bytes here, bytes)``, about; and how many are whole.
+    """Up to ``most`` files as ``(number, bytes here, bytes)``, about; and how many are whole, empty ones aside.
 
     ``starts`` and ``sizes`` in bytes of the pack, ``lack``: which of its segments are not here. Those come first that
     have begun to come.
@@ -24,4 +24,4 @@ def on_their_way(
     begun = lacking[open_] < (stop - first)[open_]
     chosen = open_[np.argsort(~begun, kind="stable")[:most]].tolist()
     parts = [(i, max(0, int(sizes[i]) - int(lacking[i]) * SEGMENT_BYTES), int(sizes[i])) for i in chosen]
-    return parts, len(sizes) - len(open_)
+    return parts, int(np.count_nonzero(sizes)) - len(open_)

@@ -72,7 +72,9 @@ def select(entries: Entries, keep: Keep, rules: Rules, top: bytes) -> Selection:
         xattrs=keep.xattrs and entries.xattrs is not None,
     )
     kinds = entries.kinds
-    shown, excluded = _by_rules(entries, rules, top)
+    folders = (kinds == Kind.FOLDER).tolist()
+    out, excluded = rules.left_out(zip(entries.paths[1:], folders[1:], strict=True), top)
+    shown = np.array([path not in out for path in entries.paths]) if out else np.ones(len(entries), bool)
     taken = shown.copy()
     for kind, type_bits in TYPES.items():
         if not keep.takes(type_bits):
@@ -94,24 +96,3 @@ def select(entries: Entries, keep: Keep, rules: Rules, top: bytes) -> Selection:
                 paths[first] = entries.paths[number]
                 taken[first], taken[number] = True, False
     return Selection(replace(entries, paths=paths, links=links), taken, told, excluded, skipped)
-
-
-def _by_rules(entries: Entries, rules: Rules, top: bytes) -> tuple[NDArray[np.bool_], int]:
-    shown = np.ones(len(entries), bool)
-    excluded = 0
-    if rules:
-        out: set[bytes] = set()  # folders
-        folder = (entries.kinds == Kind.FOLDER).tolist()
-        for number, path in enumerate(entries.paths):
-            if not path:
-                continue
-            if path.rpartition(b"/")[0] in out:
-                pass
-            elif rules.excluded(top + path, folder[number]):
-                excluded += 1
-            else:
-                continue
-            shown[number] = False
-            if folder[number]:
-                out.add(path)
-    return shown, excluded

@@ -205,7 +205,7 @@ LIAR = """
         data = bytearray(rng.choice(kept)) if kept and rng.random() < 0.9 else bytearray(rng.randbytes(1412))
         way = rng.randrange(8)
         if way == 0:
-            data = data[: rng.randrange(rng.choice([36, len(data)]))]
+            data = data[: rng.randrange(rng.choice([36, len(data) + 1]))]
         elif way == 1:
             data += rng.randbytes(rng.choice([1, 16, 4000, 60000]))
         elif way == 2:

@@ -349,6 +349,15 @@ def test_bad_packets_are_dropped_and_counted(pair: Pair, any_listener: Listener)
     assert set(any_listener.drops) - checked_by_kernel == set(expected)
 
 
+def test_a_wrong_checksum_is_no_full_queue(pair: Pair, listener: Listener) -> None:
+    good = packet(STRANGER, ALL_MLDV2_ROUTERS, build_report_v2([Record(RecordType.TO_EX, new_group())]))
+    pair.all_until_now(listener)
+    pair.send(*[good[:50] + bytes((good[50] ^ 1,)) + good[51:]] * 5)
+    pair.all_until_now(listener)
+    assert listener.drops["checksum"] == 5
+    assert listener.lost() == 0
+
+
 def test_another_interface_is_not_heard(pair: Pair) -> None:
     group = new_group()
     on_veth = pair.listener("icmp6")

@@ -37,7 +37,7 @@ PICTURES: tuple[Picture, ...] = (
     Fetching("movie.iso", 123 << 30, 456 << 30, 0, PARTS[:1], 10**6, 12345, 12, 8),
     Fetching("class", 123 << 20, 456 << 30, 7, PARTS, 10**6, 0, 0, 8),
     Sharing(0, 0, 0, False, (), {}),
-    Sharing(123 << 40, 10**9, 64, True, WANTED, {"of groups not shared here": 12}, 3, 30),
+    Sharing(123 << 40, 10**9, 64, True, WANTED, {"by hosts that want too many": 12}, 3, 30),
 )
 
 
@@ -115,7 +115,7 @@ def test_a_share_shows_who_wants_what(tty: Tty) -> None:
     assert lines[0] == "3 of 30 hosts have joined"
     assert "to 64 hosts or more, sent 123.0 TiB" in lines[1]
     assert lines[3].split()[-7:] == ["source", "8", "3+", "1", "Gbit/s", "7", "B"]
-    assert lines[-2].startswith("  and ") and lines[-1] == "  joins refused: 12 of groups not shared here"
+    assert lines[-2].startswith("  and ") and lines[-1] == "  joins refused: 12 by hosts that want too many"
 
 
 def test_no_colour(tty: Tty) -> None:

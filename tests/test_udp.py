@@ -8,14 +8,16 @@ import os
 import select
 import signal
 import socket
-import threading
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from programs import BLOCK, MIB, content
+from programs import BLOCK, MIB, content, until
 
 from lcsync import _udp, net
 from lcsync._wire import EVENT_COMPLETE, Assembler, Batch, Geometry
@@ -258,35 +260,41 @@ def test_a_receive_buffer_that_overflows_is_counted(make_lab: MakeLab, path_betw
     assert 0 < taken < sent and net.dropped(path.sock) == sent - taken
 
 
+WAITING = """
+    import sys, time
+    from lcsync import _udp, net
+    from test_udp import DATA, GROUP, PORT, batches
+    interface = net.interfaces(["eth0"])[0]
+    with net.send_socket(interface, 1) as sock:
+        sender = _udp.Sender(sock.fileno(), PORT, interface.index)
+        print("ready", flush=True)
+        try:
+            for batch in batches(DATA * 4, 1400):
+                sender.send(batch, GROUP)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+"""
+
+
 def test_a_signal_ends_a_wait(make_lab: MakeLab) -> None:
     lab = make_lab(1)
     lab.hosts[0].tool("tc qdisc replace dev eth0 root tbf rate 1kbit burst 2kb limit 100mb")
-    interface = lab.hosts[0].call(net.interfaces, ["eth0"])[0]
-    main = threading.main_thread().ident
-    assert main is not None
-    with lab.hosts[0].call(net.send_socket, interface, 1) as sock:
-        sender = _udp.Sender(sock.fileno(), PORT, interface.index)
-        begun = 0
-        ended = threading.Event()
+    with lab.hosts[0].popen(
+        [sys.executable, "-c", textwrap.dedent(WAITING)], stdout=subprocess.PIPE, cwd=os.path.dirname(__file__)
+    ) as process:
+        assert process.stdout
 
-        def interrupt() -> None:
-            seen = -1
-            while not begun or seen != begun:  # not a batch was begun for a while: it waits in the kernel
-                seen = begun
-                if ended.wait(0.1):
-                    return
-            signal.pthread_kill(main, signal.SIGINT)
+        def waits() -> bool:
+            with open(f"/proc/{process.pid}/stat") as stat:
+                return stat.read().rpartition(") ")[2][0] == "S"
 
-        thread = threading.Thread(target=interrupt)
-        thread.start()
         try:
-            with pytest.raises(KeyboardInterrupt):
-                for batch in batches(DATA * 4, symbol_bytes(1500)):
-                    begun += 1
-                    sender.send(batch, GROUP)
+            assert process.stdout.readline() == b"ready\n"
+            until(waits, "it waits in the kernel")
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.read() == b"interrupted\n"
         finally:
-            ended.set()
-            thread.join()
+            process.kill()
 
 
 def test_addresses_have_sixteen_bytes() -> None:
