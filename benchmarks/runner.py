@@ -77,7 +77,9 @@ class Program:
         script = 'exec 3<&0; { read -r go <&3; exec "$@" 3<&-; } >"$0" 2>&1 & echo $!'
         pipe = subprocess.PIPE
         argv = ["/bin/sh", "-c", script, log, *argv]
-        with _adopting(), host.popen(argv, stdin=pipe, stdout=pipe, env={**os.environ, **env}) as shell:
+        # as it is installed: compiled once, not at every start
+        env = {**{name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}, **env}
+        with _adopting(), host.popen(argv, stdin=pipe, stdout=pipe, env=env) as shell:
             assert shell.stdin is not None and shell.stdout is not None
             self.pid = int(shell.stdout.read())
             shell.wait()

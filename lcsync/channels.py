@@ -179,7 +179,7 @@ class Channels:
             return download.nodes is None
         if channel.kind is Kind.LEAVES:
             return bool(download.asked[channel.where].any())
-        return bool(download.sought[channel.where].any())
+        return bool(download.sought_in(channel.where).any())
 
     def _round_is_over(self, channel: Channel) -> bool:
         """Whether a whole round of source symbols has gone by, or they come twice because two hosts send them."""

@@ -20,7 +20,7 @@ BLOCK_BYTES_MIN = 1 << 10
 BLOCK_BYTES_MAX = 1 << 20
 SEGMENT_BYTES = 1 << 20
 SPLIT_NODES_MAX = 8  # source groups of one object
-FANOUT_LEVELS = 4  # leaves and repair groups exist at every fourth level: fan-out 16
+FANOUT_LEVELS = 4  # between two levels that have leaves and repair groups: fan-out 16
 SYMBOLS_MAX = 8192  # of one segment; bounds a receiver's bitmap to 1 KiB
 SEGMENTS_AT_ONCE = 1 << 14  # hashed up from their leaves: 32 MiB of those, in blocks of 16 KiB
 ROWS_AT_ONCE = 1 << 14  # hashes compared in one go: two times 512 KiB stay in a core's cache
@@ -78,7 +78,8 @@ REPAIR_ROWS_SPARE = 2  # symbols beyond those that lack that a receiver reckons 
 
 # --- rates and times, seconds and bits per second ---
 BWLIMIT_BPS = 100_000_000
-BURST_S = 0.001  # a batch is never longer than this much of its group's rate
+BURST_S = 0.001  # a batch is no longer than this much of its group's rate,
+BURST_PACKETS = 16  # or than that of the limit, up to so many: no queue of a switch is that short
 FIRST_PACKETS = 64  # of a stream that was silent: ahead of those that go on, so it must not take long
 FIRST_S = 0.05  # or as many as the limit takes so long for
 FIRST_PART = 0.5  # of the limit, for all such streams together

@@ -106,11 +106,16 @@ class Download:
     @property
     def sought(self) -> NDArray[np.bool_]:
         """Segments of which symbols are to come: lacking, and not on their way for another place."""
-        return self.lack & ~(self.asked | self.elsewhere | self.coming)
+        return self.sought_in(slice(None))
+
+    def sought_in(self, where: slice) -> NDArray[np.bool_]:
+        """The same of some segments."""
+        return self.lack[where] & ~(self.asked[where] | self.elsewhere[where] | self.coming[where])
 
     def node_hash(self, level: int, node: int) -> bytes:
         assert self.nodes is not None
-        return bytes(self.nodes[level][node])
+        found: bytes = self.nodes[level][node].tobytes()  # half the time of bytes()
+        return found
 
     def segment_hash(self, segment: int) -> bytes:
         return self.node_hash(0, segment)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lcsync._blake2s import hash_blocks, hash_nodes, hash_top
 from lcsync.const import (
+    FANOUT_LEVELS,
     HASH_BYTES,
     PERSON_LEAF,
     PERSON_ROOT,
@@ -94,6 +95,12 @@ def split_level(segments: int) -> int:
     while (segments - 1 >> level) + 1 > SPLIT_NODES_MAX:
         level += 1
     return level
+
+
+def group_levels(segments: int) -> list[int]:
+    """Levels over ``segments`` that have leaves and repair groups: the split level, each fourth below it, and 0."""
+    top = split_level(segments)
+    return sorted({0, *range(top, 0, -FANOUT_LEVELS)})
 
 
 @dataclass(eq=False, slots=True)

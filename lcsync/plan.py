@@ -7,13 +7,14 @@ Pure functions over arrays of segments; nodes are ``(level, index)``. Costs are 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcsync.const import FANOUT_LEVELS, REPAIR_ROWS_SPARE, REPAIR_VISIT_SYMBOLS
-from lcsync.merkle import split_level
+from lcsync.const import REPAIR_ROWS_SPARE, REPAIR_VISIT_SYMBOLS
+from lcsync.merkle import group_levels, split_level
 
 Segments = NDArray[np.bool_]  # one bool a segment
 Counts = NDArray[np.int64]  # symbols of each segment, or of the segments under each node
@@ -22,7 +23,7 @@ Node = tuple[int, int]
 
 GROUP_COST = 16.0  # symbols that are sent in vain in the time of a leave
 DOWN_PART = 0.75  # many groups are taken for one above them if they cost so much less; a join takes its time
-STAY_PART = 0.5  # and so much less, where that one is joined already
+STAY_PART = 0.15  # so much less where that one is joined: others in it lack other segments, and wait for no join
 
 
 def _under(ufunc: np.ufunc, values: NDArray[Any], step: int) -> Costs:
@@ -34,11 +35,6 @@ def _under(ufunc: np.ufunc, values: NDArray[Any], step: int) -> Costs:
 def _per_node(segments: Segments, level: int) -> Costs:
     """How many of ``segments`` are set under each node of ``level``."""
     return _under(np.add, segments.astype(np.int64), 1 << level)
-
-
-def _highest(segments: int) -> int:
-    """The highest level that has leaves and repair groups."""
-    return split_level(segments) // FANOUT_LEVELS * FANOUT_LEVELS
 
 
 def source_nodes(lacking: Segments) -> list[Node]:
@@ -65,18 +61,15 @@ def leaves_nodes(asked: Segments) -> list[Node]:
 def _descend(wanted: Segments, take: Callable[[int], Segments]) -> list[Node]:
     """Nodes that cover the ``wanted`` segments, from the highest level down: those that ``take(level)`` says, and at
     level 0 all; in the order of their segments."""
-    level = _highest(len(wanted))
     out: list[Node] = []
-    here = _per_node(wanted, level) > 0
-    while True:
-        chosen = here & (take(level) if level else True)
+    covered = np.zeros(len(wanted), bool)
+    for level in reversed(group_levels(len(wanted))):
+        chosen = _per_node(wanted & ~covered, level) > 0
+        if level:
+            chosen &= take(level)
         out += [(level, int(node)) for node in np.flatnonzero(chosen)]
-        here = here & ~chosen
-        if not level or not here.any():
-            return sorted(out, key=lambda n: n[1] << n[0])
-        level -= FANOUT_LEVELS
-        here = np.repeat(here, 1 << FANOUT_LEVELS)[: (len(wanted) - 1 >> level) + 1]
-        here &= _per_node(wanted, level) > 0
+        covered |= np.repeat(chosen, 1 << level)[: len(wanted)]
+    return sorted(out, key=lambda n: n[1] << n[0])
 
 
 class RepairCosts:
@@ -95,8 +88,8 @@ class RepairCosts:
         most: Costs = expect
         rows: Costs = expect
         count: Costs = np.ones(len(need))
-        step = 1 << FANOUT_LEVELS
-        for level in range(FANOUT_LEVELS, _highest(len(need)) + 1, FANOUT_LEVELS):
+        for below, level in pairwise(group_levels(len(need))):
+            step = 1 << level - below
             down = _under(np.add, best, step)
             most, rows, count = _under(np.maximum, most, step), _under(np.add, rows, step), _under(np.add, count, step)
             visits = count * np.ceil(most / REPAIR_VISIT_SYMBOLS)
@@ -105,11 +98,7 @@ class RepairCosts:
             part[[node for at, node in joined if at == level]] = STAY_PART
             self._take[level] = (here * part <= down) & (rows <= rows_max)
             best = np.where(self._take[level], here, down)
-        self._best = best
-
-    def under(self, level: int) -> Costs:
-        """The least cost under each node of a ``level`` that is none below the highest with repair groups."""
-        return _under(np.add, self._best, 1 << level - _highest(len(self.wanted)))
+        self.least: Costs = best  # under each split node
 
     def nodes(self) -> list[Node]:
         """The groups to join, in order."""
@@ -135,7 +124,7 @@ def data_nodes(
     costs = RepairCosts(need, joined, rows_max)
     solving = _under(np.add, need.astype(np.float64) ** 2 / (2 * symbols), 1 << level)
     source = _per_node(lacking & fresh, level) > 0
-    source &= _under(np.add, symbols, 1 << level) <= costs.under(level) + solving
+    source &= _under(np.add, symbols, 1 << level) <= costs.least + solving
     source |= _per_node(lacking & plain, level) > 0
     rest = lacking & ~np.repeat(source, 1 << level)[: len(need)]
     if source.any():

@@ -11,7 +11,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from lcsync.const import BURST_S, CATCH_UP_S, FIRST_PACKETS, FIRST_PART, FIRST_S, SILENT_S, TURN_PACKETS, TURN_STREAMS
+from lcsync.const import (
+    BURST_PACKETS,
+    BURST_S,
+    CATCH_UP_S,
+    FIRST_PACKETS,
+    FIRST_PART,
+    FIRST_S,
+    SILENT_S,
+    SPLIT_NODES_MAX,
+    TURN_PACKETS,
+    TURN_STREAMS,
+)
 from lcsync.sender import Stream
 
 UNLIMITED = float("inf")
@@ -105,11 +116,17 @@ class Scheduler:
         return rest if rest and rest[0] < first[0] else first
 
     def _burst(self, stream: Stream) -> int:
+        """How many packets at once: BURST_S of its rate, or a few more where the limit sends those in BURST_S."""
         most = self.batch_packets
         if stream in self._first:
             most = min(FIRST_PACKETS, most)
         rate = stream.rate_bps if stream.rate_bps < self.bwlimit_bps else self.bwlimit_bps
-        return most if rate == UNLIMITED else max(1, min(most, int(rate * BURST_S / self.packet_bits)))
+        if rate == UNLIMITED:
+            return most
+        packets = rate * BURST_S / self.packet_bits
+        if packets < BURST_PACKETS:
+            packets = min(BURST_PACKETS, SPLIT_NODES_MAX * packets, self.bwlimit_bps * BURST_S / self.packet_bits)
+        return max(1, min(most, int(packets)))
 
     def sent(self, stream: Stream, bits: int, wish: float, now: float) -> None:
         """A stream sent ``bits`` and wants to go on at ``wish`` (infinity: never)."""

@@ -183,7 +183,8 @@ class SymbolStream(Stream):
         # what follows waits for hashes: who lost a part of them gets more at once, and of a short list, too, soon
         self._spare = self.round // SPARE_DIVISOR + SPARE_SYMBOLS if source and repair else 0
         soon_s = (self.round + SOON_SYMBOLS) / SLOW_START_SYMBOLS if source and repair else 0.0
-        self._slow = SlowStart(self.round, packet_bits, rate_bps, slow_bps, soon_s)
+        # a round of source symbols alone is all that who joined wants: whoever is in the group still has left it
+        self._slow = SlowStart(self.round if repair else 0, packet_bits, rate_bps, slow_bps, soon_s)
         self._visited = 0  # repair symbols sent in this visit
 
     def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from lcsync import group
 from lcsync._blake2s import hash_blocks
-from lcsync.const import FANOUT_LEVELS, GROUP_ID_BYTES, PERSON_CHANNEL, ROWS_AT_ONCE, SEGMENT_BYTES
+from lcsync.const import GROUP_ID_BYTES, PERSON_CHANNEL, ROWS_AT_ONCE, SEGMENT_BYTES
 from lcsync.group import MANIFESTS, Kind
-from lcsync.merkle import Tree, as_hashes, block_count, split_level
+from lcsync.merkle import Tree, as_hashes, block_count, group_levels, split_level
 
 Heads = NDArray[np.uint64]  # the first 8 bytes of group ids, sorted
 _ROW = np.dtype([("tail", "V6"), ("kind", "u1"), ("level", "u1"), ("owner", "u4"), ("node", "u4")])
@@ -40,15 +40,10 @@ class Shape(NamedTuple):
     one_block: bool
 
 
-def fanout_levels(segments: int) -> range:
-    """Levels over the segments that have leaves and repair groups."""
-    return range(0, split_level(segments) + 1, FANOUT_LEVELS)
-
-
 # The levels at whose every node an object has a group, by kind. The hash of an only block is the top itself.
 NODE_GROUPS: dict[Kind, Callable[[Shape], Sequence[int]]] = {
-    Kind.LEAVES: lambda shape: () if shape.one_block else fanout_levels(shape.segments),
-    Kind.REPAIR: lambda shape: fanout_levels(shape.segments),
+    Kind.LEAVES: lambda shape: () if shape.one_block else group_levels(shape.segments),
+    Kind.REPAIR: lambda shape: group_levels(shape.segments),
     Kind.SOURCE: lambda shape: (split_level(shape.segments),),
 }
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lcsync import plan
 from lcsync.merkle import node_span, split_level
 from lcsync.plan import Node
-from lcsync.table import fanout_levels
+from lcsync.table import group_levels
 
 
 @st.composite
@@ -52,13 +52,13 @@ def test_source_nodes_cover_what_lacks(lacking: plan.Segments) -> None:
 def test_leaves_nodes_cover_what_is_asked(asked: plan.Segments) -> None:
     nodes = plan.leaves_nodes(asked)
     check_cover(nodes, asked)
-    assert {level for level, _ in nodes} <= set(fanout_levels(len(asked)))
+    assert {level for level, _ in nodes} <= set(group_levels(len(asked)))
 
 
 @given(asked_segments())
 def test_a_leaves_group_is_joined_for_a_sixteenth_and_the_highest_that_is_worth_it(asked: plan.Segments) -> None:
     for level, index in plan.leaves_nodes(asked):
-        for higher in range(level, max(fanout_levels(len(asked))) + 1, 4):
+        for higher in [other for other in group_levels(len(asked)) if other >= level]:
             span = node_span(higher, index >> (higher - level), len(asked))
             count = int(asked[span.start : span.stop].sum())
             assert (16 * count >= len(span)) == (higher == level)
@@ -84,7 +84,7 @@ def test_examples(set_segments: range | list[int], expected: list[Node]) -> None
 def test_a_node_that_the_end_cuts_short_counts_what_it_has() -> None:
     asked = np.zeros(2048 + 300, bool)
     asked[-1] = True
-    assert plan.leaves_nodes(asked) == [(4, 2347 >> 4)]
+    assert plan.leaves_nodes(asked) == [(5, 2347 >> 5)]  # the last 12 segments
     assert plan.source_nodes(asked) == [(9, 4)]
 
 
@@ -109,7 +109,7 @@ def test_what_lacks_is_under_one_group_or_more(lacking: plan.Segments, most: int
     if not fresh:
         assert not source
     check_cover(sorted(source + repair, key=lambda n: n[1] << n[0]), lacking)
-    assert {level for level, _ in repair} <= set(fanout_levels(len(need)))
+    assert {level for level, _ in repair} <= set(group_levels(len(need)))
 
 
 @given(asked_segments(), st.integers(1, K), st.integers(K + 2, 1 << 14))
@@ -121,7 +121,7 @@ def test_no_group_brings_more_than_there_is_room_for(lacking: plan.Segments, nee
 
 def test_who_has_nothing_takes_source_rounds_and_repairs_afterwards() -> None:
     assert data(counts(K)) == ([(5, i) for i in range(8)], [])
-    assert data(counts(46), fresh=False) == ([], [(4, i) for i in range(16)])
+    assert data(counts(46), fresh=False) == ([], [(5, i) for i in range(8)])
 
 
 def test_of_a_few_changed_blocks_each_segment_has_its_own_group() -> None:
@@ -133,15 +133,17 @@ def test_of_a_few_changed_blocks_each_segment_has_its_own_group() -> None:
 
 
 def test_a_group_that_is_joined_is_left_only_for_much_less() -> None:
-    need = counts(0)
+    need = counts(0, 128)
     need[:12] = 14
     high, low = [(4, 0)], [(0, i) for i in range(12)]
     assert data(need, False)[1] == high  # 16 visits of 16 and a leave, against 12 times 32
     need[11] = 40  # three visits of each
     assert data(need, False)[1] == low
     assert data(need, False, joined=high)[1] == high
-    need[1:11] = 0
-    assert data(need, False, joined=high)[1] == [(0, 0), (0, 11)]
+    need[2:12] = 0
+    assert data(need, False, joined=high)[1] == high
+    need[1] = 0
+    assert data(need, False, joined=high)[1] == [(0, 0)]
 
 
 def test_forged_repair_symbols_make_it_take_source_symbols() -> None:
@@ -152,11 +154,20 @@ def test_forged_repair_symbols_make_it_take_source_symbols() -> None:
 
 
 def test_the_cost_is_what_visits_send() -> None:
-    need = counts(0)
+    need = counts(0, 128)
     need[16:32] = 14
     costs = plan.RepairCosts(need)
-    assert costs.under(4)[1] == 16 * 16 + plan.GROUP_COST and costs.nodes() == [(4, 1)]
-    need = counts(0)
+    assert costs.least[1] == 16 * 16 + plan.GROUP_COST and costs.nodes() == [(4, 1)]
+    need = counts(0, 128)
     need[3] = 38
     costs = plan.RepairCosts(need)
-    assert costs.under(4)[0] == 38 + 2 + plan.GROUP_COST and costs.nodes() == [(0, 3)]
+    assert costs.least[0] == 38 + 2 + plan.GROUP_COST and costs.nodes() == [(0, 3)]
+
+
+@pytest.mark.parametrize("segments", [1, 8, 9, 16, 100, 129, 256, 1024, 5000])
+def test_who_lost_something_everywhere_needs_no_more_repair_groups_than_source_groups(segments: int) -> None:
+    """So all receivers are in the same groups at the same time, and each symbol serves all."""
+    level = split_level(segments)
+    nodes = [(level, i) for i in range((segments - 1 >> level) + 1)]
+    assert data(counts(K, segments))[0] == nodes
+    assert data(counts(80, segments), fresh=False)[1] == nodes

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lcsync._wire import Batch, Geometry, parse
 from lcsync.const import (
     ACTIVE_GROUPS_MAX,
+    BURST_PACKETS,
     FIRST_PACKETS,
     FIRST_S,
     NAME_INTERVALS_S,
@@ -23,6 +24,7 @@ from lcsync.const import (
     SLOW_START_SYMBOLS,
     SPARE_DIVISOR,
     SPARE_SYMBOLS,
+    SPLIT_NODES_MAX,
     TURN_STREAMS,
 )
 from lcsync.fountain import Fountain
@@ -86,7 +88,8 @@ class Clock:
                 self.bits[stream] += bits
                 self.times.setdefault(stream, []).append(self.now)
                 self.counts.setdefault(stream, []).append(len(batch))
-                self.longest_s = max(self.longest_s, bits / min(stream.rate_bps, self.scheduler.bwlimit_bps))
+                rate_bps = stream.rate_bps * (SPLIT_NODES_MAX if len(batch) <= BURST_PACKETS else 1)
+                self.longest_s = max(self.longest_s, bits / min(rate_bps, self.scheduler.bwlimit_bps))
 
     def packets(self, stream: Stream, until: float = inf) -> int:
         """How many were sent, in all or up to a time."""
@@ -148,23 +151,23 @@ def test_hundreds_of_groups_have_equal_parts_and_none_is_silent() -> None:
     clock = Clock(1e8, late_s=0.0015)
     streams = [Endless(1e8 / 8) for _ in range(ACTIVE_GROUPS_MAX)]
     clock.add(*streams)
-    clock.run(3.0)
+    clock.run(6.0)
     assert clock.rate() == pytest.approx(1e8, rel=0.03)
     for stream in streams:
         assert clock.rate(stream) == pytest.approx(1e8 / ACTIVE_GROUPS_MAX, rel=0.1)
-        assert max(b - a for a, b in pairwise(clock.times[stream])) < 0.2
+        assert max(b - a for a, b in pairwise(clock.times[stream])) < 0.3
 
 
 @pytest.mark.parametrize("bwlimit_bps", [1e7, 1e8])
 def test_a_small_file_is_not_stuck_behind_hundreds_of_large_ones(bwlimit_bps: float) -> None:
-    """It has a packet in each turn, where it would have one in 256."""
+    """It has a batch in each turn, where it would have one in 256."""
     clock = Clock(bwlimit_bps)
     clock.add(*(Endless(bwlimit_bps / 8) for _ in range(ACTIVE_GROUPS_MAX - 1)))
     clock.run(2.2 * ACTIVE_GROUPS_MAX * min(FIRST_PACKETS * PACKET_BITS, FIRST_S * bwlimit_bps) / bwlimit_bps)
     small, joined_at = symbol_stream(bwlimit_bps / 8), clock.now
     clock.add(small)
     clock.run(1.0)
-    assert clock.packets(small, joined_at + 25 * (1 + TURN_STREAMS) * PACKET_BITS / bwlimit_bps) >= 25
+    assert clock.packets(small, joined_at + 32 * (1 + TURN_STREAMS) * PACKET_BITS / bwlimit_bps) >= 25
 
 
 def test_unused_share_is_not_given_to_others() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lcsync import group
 from lcsync.const import SCOPES, SEGMENT_BYTES
 from lcsync.group import Kind
 from lcsync.merkle import Tree, as_hashes, node_span, split_level
-from lcsync.table import Group, GroupTable, fanout_levels
+from lcsync.table import Group, GroupTable, group_levels
 
 T = 1376
 SITE = SCOPES["site"]
@@ -76,8 +77,9 @@ def test_every_segment_is_in_one_source_group_and_in_leaves_and_repair_groups_of
     assert len(source) <= 8
     covered = [s for what in source for s in node_span(what.level, what.node, segments)]
     assert sorted(covered) == list(range(segments))
-    levels = list(fanout_levels(segments))
-    assert levels[0] == 0 and levels[-1] <= split_level(segments) < levels[-1] + 4
+    levels = list(group_levels(segments))
+    assert levels[0] == 0 and levels[-1] == split_level(segments)
+    assert all(0 < above - below <= 4 for below, above in pairwise(levels))
     nodes = [hashes.tobytes() for level in levels for hashes in whole.nodes[level]]
     for kind in (Kind.LEAVES, Kind.REPAIR):
         assert sum(what.kind is kind for what in groups) == len(set(nodes))
@@ -106,14 +108,14 @@ def test_equal_nodes_are_one_group_that_belongs_to_the_first() -> None:
     same_half = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() + tree(8, 5).leaves.tobytes()))
     twice = Tree(one.length, SEGMENT_BYTES, as_hashes(one.leaves[:8].tobytes() * 2))
     size = {name: len(GroupTable([], trees, T, SITE)) for name, trees in (("one", [one]), ("equal", [one, one]))}
-    assert size["one"] == 1 + 2 * 16 + 8
+    assert size["one"] == 1 + 2 * (16 + 8) + 8
     assert size["equal"] == size["one"]
     table = GroupTable([], [one, same_half], T, SITE)
-    assert len(table) == 2 * size["one"] - 2 * 8 - 4
+    assert len(table) == 2 * size["one"] - 2 * (8 + 4) - 4
     shared = group.address(group.group_id(Kind.SOURCE, T, one.nodes[1][2].tobytes()), SITE)
     assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
     table = GroupTable([], [twice], T, SITE)
-    assert len(table) == 1 + 2 * 8 + 4
+    assert len(table) == 1 + 2 * (8 + 4) + 4
     assert table.group(table.find(shared)) == Group(Kind.SOURCE, 0, 1, 2)
     longer = Tree(9 * SEGMENT_BYTES, SEGMENT_BYTES, as_hashes(tree(1, 3).leaves.tobytes() + tree(8).leaves.tobytes()))
     table = GroupTable([], [tree(9, 7), tree(8), longer], T, SITE)
