@@ -147,7 +147,8 @@ RETURNS_MAX = 32  # sooner, in a row: that many are no receiver's doing
 DOUBTED_S = 60.0  # whose leaves of that group are not believed at once for so long
 DOUBTED_MAX = 8192  # of such, or of groups that ended by a host's leave, remembered at once: of 8 groups of 1000 hosts
 HEAL_S = 10.0  # a flood that overflows the listener makes us ask no more often than this
-STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most
+STARTUP_NAMES = 16  # a share that starts asks who waits for its names, so many at most,
+STARTUP_RESPONSE_S = 0.2  # and has answers spread over so long: 1000 hosts, some 5000 reports a second
 
 # --- the router role: MRD (RFC 4286 section 7) and querier (RFC 9777 section 9) ---
 ADVERTISEMENT_S = 20.0

@@ -12,7 +12,16 @@ from math import inf
 from pathlib import Path
 
 from lcsync import net
-from lcsync.const import HEAL_S, HEAR_S, OWN_QUERY_INTERVAL_S, QUERIES_AT_ONCE, WELL_S
+from lcsync.const import (
+    HEAL_S,
+    HEAR_S,
+    LAST_LISTENER_QUERY_S,
+    OWN_QUERY_INTERVAL_S,
+    QUERIES_AT_ONCE,
+    STARTUP_NAMES,
+    STARTUP_RESPONSE_S,
+    WELL_S,
+)
 from lcsync.listener import Listener
 from lcsync.membership import Membership
 from lcsync.mld import is_link_local
@@ -103,6 +112,8 @@ class Link:
             self._advertiser.start(now)
         self.membership.doubt(now)
         self.membership.ask(self.names, now)
+        for address in self.membership.queries_to_send(STARTUP_NAMES):
+            self._ask(address, STARTUP_RESPONSE_S)
 
     def hear(self, hear: Hear, budget_s: float = HEAR_S) -> None:
         """Handle what has arrived, for no longer than ``budget_s``: data has to go out too."""
@@ -137,9 +148,12 @@ class Link:
         if self._advertiser:
             self._send(self._advertiser.due(now, self.membership.query_interval_s, self.membership.robustness))
         for address in self.membership.queries_to_send(QUERIES_AT_ONCE):
-            self.listener.send_query(
-                address, robustness=self.membership.robustness, interval_s=self.membership.query_interval_s
-            )
+            self._ask(address)
+
+    def _ask(self, group: bytes, response_s: float = LAST_LISTENER_QUERY_S) -> None:
+        assert self.listener is not None
+        told = self.membership.robustness, self.membership.query_interval_s
+        self.listener.send_query(group, response_s, *told)
 
     def _take_role(self, querier: Querier, now: float) -> None:
         if querier.elected == self.membership.querier:
