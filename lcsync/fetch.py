@@ -352,6 +352,8 @@ class Fetcher:
         if self.intake.error:
             raise Stalled(reason=f"receiving failed: {self.intake.error.strerror}")
         self.receiver.handle(now)
+        if self.receiver.channels.changed:  # at once: what follows may take long, and what still comes comes in vain
+            self.regroup()
         self._look_at_time()
         for heard in self.names.poll():
             self._compare_roots(heard)
