@@ -109,6 +109,7 @@ static int send_packets(struct sender *s, int fd, struct packets *p, uint32_t *s
 {
 	int segment = 1;
 	int64_t full_at = 0; /* when a call began that found the queue full, with none between that did not */
+	int old = 1; /* an error may be that of an ICMP message, which anybody can send: it is told once */
 	while (*sent < p->count) {
 		int n = form_messages(s, p, *sent, segment), done = 0;
 		while (done < n) {
@@ -131,6 +132,8 @@ static int send_packets(struct sender *s, int fd, struct packets *p, uint32_t *s
 				if (microseconds() >= full_at + FULL_LIMIT_US)
 					return why;
 				usleep(FULL_US);
+			} else if (old) {
+				old = 0;
 			} else if (segment && s->packets[done] > 1 && of_segments(why)) {
 				segment = 0;
 				*whole = why != EMSGSIZE && why != EINVAL;

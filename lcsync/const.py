@@ -243,7 +243,7 @@ LAB_RETRY_S = 0.005
 
 # --- sockets and buffers ---
 RECEIVE_BUFFER_BYTES = 8 << 20  # asked for; 8 MiB lost nothing at 7 Gbit/s
-SEND_BUFFER_BYTES = 4 << 20
+SEND_BUFFER_BYTES = 512 << 10  # the kernel doubles it: 8 ms at 1 Gbit/s; of what waits longer fq_codel drops
 MEMORY_BYTES = 256 << 20  # of a receiver, for segments and repair symbols on their way
 HASHES_SEGMENT_BYTES = 512  # of a receiver's memory for each segment of an object: hashes, and what lacks
 MEMORY_BYTES_MIN = 64 << 20  # or the number of channels would hang on it

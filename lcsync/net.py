@@ -16,6 +16,7 @@ from lcsync.const import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, SEND_TIMEOUT_S
 from lcsync.errors import NoInterface, NoMulticast
 from lcsync.paths import printable
 
+IPV6_RECVERR = 25  # linux/in6.h
 IPV6_MULTICAST_ALL = 29  # linux/in6.h; 0: only groups that this very socket joined
 UDP_GRO = 104  # linux/udp.h, Linux 5.0
 SO_RCVBUFFORCE = 33
@@ -121,7 +122,8 @@ def send_socket(interface: Interface, hops: int) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, hops)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    sock.setblocking(True)  # a full queue is the wire's own pace
+    sock.setblocking(True)  # a full queue is the wire's own pace,
+    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)  # that of an interface, too: else it drops without a word
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
     return sock
 
