@@ -16,7 +16,7 @@ from hashing import cpu
 from numpy.typing import NDArray
 
 from lcsync import _xor
-from lcsync.const import ESIS, REPAIR_VISIT_SYMBOLS, SEGMENT_BYTES
+from lcsync.const import ESIS, REPAIR_MADE_SYMBOLS, REPAIR_MADE_SYMBOLS_LOW, SEGMENT_BYTES
 from lcsync.wire import source_geometry
 
 SYMBOL_BYTES = 1376
@@ -36,6 +36,11 @@ def taken(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def made_at_a_time(segments: int) -> int:
+    """Symbols of one segment, where so many take turns."""
+    return REPAIR_MADE_SYMBOLS if segments == 1 else REPAIR_MADE_SYMBOLS_LOW
+
+
 class Segments:
     """Segments in one block of memory."""
 
@@ -46,13 +51,12 @@ class Segments:
     def __len__(self) -> int:
         return len(self._data)
 
-    def visit(self, kernel: str, segments: int) -> None:
-        """Make the symbols of one visit, of the next of ``segments`` segments."""
+    def make(self, kernel: str, segments: int) -> None:
+        """Make symbols of the next of ``segments`` segments, as many as a share makes at a time of so many."""
         self._turn = (self._turn + 1) % segments
-        made = _xor.repair_symbols(
-            SHAPE, 0, SEED, self._data[self._turn], SYMBOLS + self._turn, REPAIR_VISIT_SYMBOLS, kernel
-        )
-        assert len(made) == REPAIR_VISIT_SYMBOLS * SYMBOL_BYTES
+        count = made_at_a_time(segments)
+        made = _xor.repair_symbols(SHAPE, 0, SEED, self._data[self._turn], SYMBOLS + self._turn, count, kernel)
+        assert len(made) == count * SYMBOL_BYTES
 
 
 class Loss:
@@ -90,18 +94,19 @@ def speeds(rounds: int, rotation: int) -> dict[str, dict[str, float]]:
     for _ in range(rounds):
         for kernel in _xor.KERNELS:
             row = times[kernel]
-            segments.visit(kernel, 1)  # which brings the one segment into the cache
-            row.setdefault("make, 1 segment", []).append(taken(lambda k=kernel: segments.visit(k, 1)))
+            segments.make(kernel, 1)  # which brings the one segment into the cache
+            row.setdefault("make, 1 segment", []).append(taken(lambda k=kernel: segments.make(k, 1)))
             for _ in range(8):
                 row.setdefault(f"make, {rotation} in rotation", []).append(
-                    taken(lambda k=kernel: segments.visit(k, rotation))
+                    taken(lambda k=kernel: segments.make(k, rotation))
                 )
             for name, loss in losses.items():
                 row.setdefault(name, []).append(loss.restore(kernel))
-    made, restored = REPAIR_VISIT_SYMBOLS * SYMBOL_BYTES / 1e6, SEGMENT_BYTES / 1e9
+    amount = {name: SEGMENT_BYTES / 1e9 for name in losses}
+    amount["make, 1 segment"] = made_at_a_time(1) * SYMBOL_BYTES / 1e6
+    amount[f"make, {rotation} in rotation"] = made_at_a_time(rotation) * SYMBOL_BYTES / 1e6
     return {
-        kernel: {name: (made if name.startswith("make") else restored) / median(spent) for name, spent in row.items()}
-        for kernel, row in times.items()
+        kernel: {name: amount[name] / median(spent) for name, spent in row.items()} for kernel, row in times.items()
     }
 
 
@@ -123,7 +128,9 @@ def main() -> None:
     options = parser.parse_args()
     rounds, rotation, runs = (5, 64, 5000) if options.quick else (25, ROTATION, RUNS)
     print(f"CPU: {cpu()}\nkernel in force: {_xor.kernel()}")
-    print(f"K = {SYMBOLS}, T = {SYMBOL_BYTES}, {REPAIR_VISIT_SYMBOLS} symbols a visit; median of {rounds} rounds\n")
+    print(
+        f"K = {SYMBOLS}, T = {SYMBOL_BYTES}, {REPAIR_MADE_SYMBOLS} symbols made at a time, {REPAIR_MADE_SYMBOLS_LOW} in rotation; median of {rounds} rounds\n"
+    )
     table = speeds(rounds, rotation)
     print(f"{'':22}" + "".join(f"{kernel:>14}" for kernel in table))
     for name in next(iter(table.values())):
