@@ -128,9 +128,8 @@ def main() -> None:
     options = parser.parse_args()
     rounds, rotation, runs = (5, 64, 5000) if options.quick else (25, ROTATION, RUNS)
     print(f"CPU: {cpu()}\nkernel in force: {_xor.kernel()}")
-    print(
-        f"K = {SYMBOLS}, T = {SYMBOL_BYTES}, {REPAIR_MADE_SYMBOLS} symbols made at a time, {REPAIR_MADE_SYMBOLS_LOW} in rotation; median of {rounds} rounds\n"
-    )
+    made = f"{REPAIR_MADE_SYMBOLS} symbols made at a time, {REPAIR_MADE_SYMBOLS_LOW} in rotation"
+    print(f"K = {SYMBOLS}, T = {SYMBOL_BYTES}, {made}; median of {rounds} rounds\n")
     table = speeds(rounds, rotation)
     print(f"{'':22}" + "".join(f"{kernel:>14}" for kernel in table))
     for name in next(iter(table.values())):
