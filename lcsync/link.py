@@ -113,7 +113,7 @@ class Link:
         self.membership.doubt(now)
         self.membership.ask(self.names, now)
         for address in self.membership.queries_to_send(STARTUP_NAMES):
-            self._ask(address, STARTUP_RESPONSE_S)
+            self._ask(address, STARTUP_RESPONSE_S, suppress=True)
 
     def hear(self, hear: Hear, budget_s: float = HEAR_S) -> None:
         """Handle what has arrived, for no longer than ``budget_s``: data has to go out too."""
@@ -150,10 +150,10 @@ class Link:
         for address in self.membership.queries_to_send(QUERIES_AT_ONCE):
             self._ask(address)
 
-    def _ask(self, group: bytes, response_s: float = LAST_LISTENER_QUERY_S) -> None:
+    def _ask(self, group: bytes, response_s: float = LAST_LISTENER_QUERY_S, suppress: bool = False) -> None:
         assert self.listener is not None
         told = self.membership.robustness, self.membership.query_interval_s
-        self.listener.send_query(group, response_s, *told)
+        self.listener.send_query(group, response_s, *told, suppress)
 
     def _take_role(self, querier: Querier, now: float) -> None:
         if querier.elected == self.membership.querier:

@@ -280,10 +280,14 @@ class Listener:
         response_s: float = LAST_LISTENER_QUERY_S,
         robustness: int = ROBUSTNESS,
         interval_s: float = QUERY_INTERVAL_S,
+        suppress: bool = False,
     ) -> bool:
-        """Send an MLDv2 query for one group, or a general one; whether it could be sent."""
+        """Send an MLDv2 query for one group, or a general one; whether it could be sent.
+
+        ``suppress``: routers and switches are not to let go of who is late to answer (RFC 9777 section 5.1.7).
+        """
         destination = ALL_NODES if group == UNSPECIFIED else group
-        return self.send(destination, query_v2(group, response_s, robustness, interval_s))
+        return self.send(destination, query_v2(group, response_s, robustness, interval_s, suppress))
 
     def send(self, destination: bytes, message: bytes) -> bool:
         """Send an ICMPv6 message, from a link-local address, as MLD wants it; whether it could be sent.

@@ -44,6 +44,7 @@ from lcsync.const import (
     HOST_GROUPS_MAX,
     HOST_PAIRS_MAX,
     HOSTS_PER_GROUP_MAX,
+    IDLE_LEAVES,
     LAST_LISTENER_QUERY_S,
     LAST_LISTENER_S,
     LIFETIME_S_MAX,
@@ -58,6 +59,7 @@ from lcsync.const import (
     REJOIN_S,
     RETURNS_MAX,
     ROBUSTNESS,
+    ROBUSTNESS_MAX,
 )
 from lcsync.mld import UNSPECIFIED, Done, MldError, Query, Record, RecordType, Report, ReportV1, parse
 
@@ -138,6 +140,9 @@ class Membership:
         # when a host's leave ended a group, the oldest first, and how often it had come back soon after one
         self._left: dict[tuple[bytes, bytes], tuple[float, int]] = {}
         self._doubted: dict[tuple[bytes, bytes], float] = {}  # whose leaves of a group may be forged, and until when
+        # leaves in a host's name, in DOUBTED_S: of groups that it was in, and of others
+        self._leaves: dict[bytes, tuple[int, int]] = {}
+        self._leaves_since = now
         self._querier_at = -inf
         self._response_s = QUERY_RESPONSE_S
         self._refresh_at = now + REFRESH_S
@@ -195,7 +200,8 @@ class Membership:
                 if self._record(source, record, now):
                     new[self.table.find(record.group)] = None
             elif record.kind is RecordType.TO_IN and not record.sources:  # a leave of what nobody listens to
-                continue
+                if self.table.find(record.group) >= 0:
+                    self._count_leave(source, False, now)
             elif (number := self._find(record.group)) >= 0 and self._record(source, record, now):
                 new[number] = None
         return list(new)
@@ -307,12 +313,13 @@ class Membership:
         """One host has left. A host that is not known may be one of the others; but only one that reports a
         change lowers their time: the answer of one that never listened would undo the answers of those that do."""
         group = self._groups.get(address)
+        known = group is not None and group.hosts.pop(source, None) is not None
+        forged = self._count_leave(source, known, now)
         if group is None:
             return
-        known = group.hosts.pop(source, None) is not None
         if known:
             self._pairs -= 1
-        if known and not group.hosts and now < self._doubted.get((address, source), -inf):
+        if known and not group.hosts and (forged or now < self._doubted.get((address, source), -inf)):
             group.others_until = max(group.others_until, now + 2 * LAST_LISTENER_S)
             self._ask_for(address, group, now)
         elif now < group.others_until:
@@ -323,6 +330,16 @@ class Membership:
                 returns = self._left.get((address, source), (0.0, 0))[1]
                 _remember(self._left, (address, source), (now, returns))
             self._end(address, now)
+
+    def _count_leave(self, source: bytes, known: bool, now: float) -> bool:
+        """Whether leaves in a host's name may be forged: it says each of its own as often as its robustness is."""
+        if now >= self._leaves_since + DOUBTED_S:
+            self._leaves.clear()
+            self._leaves_since = now
+        good, idle = self._leaves.get(source, (0, 0))
+        good, idle = good + known, idle + (not known)
+        _remember(self._leaves, source, (good, idle))
+        return idle > IDLE_LEAVES + ROBUSTNESS_MAX * good
 
     def _look_at_return(self, address: bytes, source: bytes, now: float) -> None:
         """A host joins a group that its leave had ended."""

@@ -610,6 +610,29 @@ def test_who_comes_and_goes_at_once_is_believed_for_some_time(link: Link) -> Non
     assert link.active(number / 10 + 0.15)
 
 
+def test_who_leaves_groups_that_he_is_not_in_is_asked(link: Link) -> None:
+    """Leaves of all groups in a victim's name, before it comes and afterwards: it hears without a pause."""
+    for number in range(const.IDLE_LEAVES + const.ROBUSTNESS_MAX + 1):
+        link.says(A, TO_IN, number / 1000, group=group(number % 3))
+    link.says(A, TO_EX, 1.0)
+    link.says(B, TO_EX, 1.0, group=group(1))
+    link.says(A, TO_IN, 1.1)
+    assert link.active(1.1)
+    link.says(B, TO_IN, 1.1, group=group(1))  # not in the name of this one
+    assert not link.active(1.1, group(1))
+    link.says(A, IS_EX, 1.2)
+    link.says(A, TO_IN, 2.0 + const.DOUBTED_S)
+    assert not link.active(2.0 + const.DOUBTED_S)
+
+
+def test_each_leave_is_said_as_often_as_a_querier_may_want_it(link: Link) -> None:
+    for number in range(const.RETURNS_MAX):
+        link.says(A, TO_EX, float(number))
+        for again in range(const.ROBUSTNESS_MAX):
+            link.says(A, TO_IN, number + again / 100)
+            assert not link.active(number + again / 100)
+
+
 def test_who_leaves_for_good_is_believed_at_once(link: Link) -> None:
     link.says(A, TO_EX, 0.0)
     link.says(A, TO_IN, 1.0)
