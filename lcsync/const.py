@@ -93,6 +93,7 @@ NAME_INTERVALS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # manifest repeats afte
 REST_S = 0.03  # after a source round: a leave takes 8 to 25 ms to arrive
 ROUND_S = 0.5  # a second round takes at least so long: for a host that died the stream of a short file goes on
 SLOW_START_S = 0.05  # in which a slow start doubles the rate: what is sent in vain stays a third of what was sent
+SLOW_START_SOURCE_S = 0.25  # and that of source symbols, which nobody wants twice: on a busy host a leave takes longer
 SLOW_START_SYMBOLS = 500  # a second, to begin with
 SLOW_START_PART = 0.5  # or so many times the symbols of the group: 1 % of them in the time of a leave
 SPARE_SYMBOLS = 4  # repair symbols that a round of hashes ends with: one restores a lost one every other time

@@ -19,6 +19,7 @@ from lcsync.const import (
     ROUND_S,
     SLOW_START_PART,
     SLOW_START_S,
+    SLOW_START_SOURCE_S,
     SLOW_START_SYMBOLS,
     SOON_SYMBOLS,
     SPARE_DIVISOR,
@@ -105,13 +106,16 @@ class SlowStart:
     doubled again and again while somebody stays, up to ``most_bps``.
 
     ``symbols``: those of the group; it begins with a part of them, so that what is sent in vain is a small part, too.
-    The first rate, which is no more than ``rate_bps``, holds for ``soon_s`` even where ``most_bps`` is less.
+    It takes ``doubling_s`` to double. The first rate, no more than ``rate_bps``, holds for ``soon_s`` even above ``most_bps``.
     """
 
-    def __init__(self, symbols: int, packet_bits: int, rate_bps: float, most_bps: float, soon_s: float) -> None:
+    def __init__(
+        self, symbols: int, packet_bits: int, rate_bps: float, most_bps: float, soon_s: float, doubling_s: float
+    ) -> None:
         self._first_bps = min(rate_bps, max(SLOW_START_SYMBOLS, SLOW_START_PART * symbols) * packet_bits)
         self._most_bps = most_bps
         self._soon_s = soon_s
+        self._doubling_s = doubling_s
         self._since = 0.0
 
     def begin(self, now: float) -> float:
@@ -121,7 +125,7 @@ class SlowStart:
     def rate_bps(self, now: float) -> float:
         if now - self._since < self._soon_s:
             return self._first_bps
-        doubled = min(max(0.0, now - self._since) / SLOW_START_S, DOUBLED_MAX)
+        doubled = min(max(0.0, now - self._since) / self._doubling_s, DOUBLED_MAX)
         return float(min(self._most_bps, self._first_bps * 2.0**doubled))
 
 
@@ -184,7 +188,8 @@ class SymbolStream(Stream):
         self._spare = self.round // SPARE_DIVISOR + SPARE_SYMBOLS if source and repair else 0
         soon_s = (self.round + SOON_SYMBOLS) / SLOW_START_SYMBOLS if source and repair else 0.0
         # a round of source symbols alone is all that who joined wants: whoever is in the group still has left it
-        self._slow = SlowStart(self.round if repair else 0, packet_bits, rate_bps, slow_bps, soon_s)
+        symbols, doubling_s = (self.round, SLOW_START_S) if repair else (0, SLOW_START_SOURCE_S)
+        self._slow = SlowStart(symbols, packet_bits, rate_bps, slow_bps, soon_s, doubling_s)
         self._visited = 0  # repair symbols sent in this visit
 
     def carry(self, geometry: Geometry, first: int, load: Loader, repair: Repair | None, sent: Sent | None) -> None:
