@@ -106,7 +106,8 @@ class SlowStart:
     doubled again and again while somebody stays, up to ``most_bps``.
 
     ``symbols``: those of the group; it begins with a part of them, so that what is sent in vain is a small part, too.
-    It takes ``doubling_s`` to double. The first rate, no more than ``rate_bps``, holds for ``soon_s`` even above ``most_bps``.
+    To double it takes ``doubling_s``. The first rate, no more than ``rate_bps``, holds for ``soon_s`` even if
+    ``most_bps`` is less.
     """
 
     def __init__(
