@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from lcsync import __version__, config, const
 from lcsync.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Error, NobodyShares, SourceError, UsageError
 from lcsync.nearest import nearest
 from lcsync.options import of_destinations, parser
-from lcsync.paths import is_local, one_line, printable, safe_relative, strip_prefix
+from lcsync.paths import STDOUT, is_local, one_line, printable, safe_relative, strip_prefix
 from lcsync.trackers import AUTO, THRESHOLDS
 
 if TYPE_CHECKING:
@@ -108,11 +109,22 @@ def _dispatch(args: argparse.Namespace) -> int:
     source, destination = what
     if first and not is_local(destination):
         return _share(args, [(_network_name(destination), first[1])])
+    if destination == STDOUT and (args.remote or not is_local(source)):
+        return _fetch(args, source, _checked_stdout(args))
     if not is_local(destination):
         raise UsageError(reason=f"{destination}: a destination begins with ./, ../ or /; did you mean ./{destination}?")
     if is_local(source) and not args.remote:
         return _sync(args, source, destination)
     return _fetch(args, source, destination)
+
+
+def _checked_stdout(args: argparse.Namespace) -> str:
+    """The destination that is standard output, if nothing speaks against it."""
+    if option := of_destinations(args) or ("--json" if args.json else "-n" if args.dry_run else ""):
+        raise UsageError(reason=f"{option}: not with standard output (-) as destination; leave it out")
+    if os.isatty(sys.stdout.fileno()):
+        raise UsageError(reason="-: standard output is a terminal; add | PROGRAM, or > FILE")
+    return STDOUT
 
 
 def _not_local(arg: str) -> tuple[bytes, bytes]:
@@ -361,9 +373,12 @@ def _fetch(args: argparse.Namespace, source: str, destination: str) -> int:
             from lcsync import confine
             from lcsync.files import resolve_destination
 
-            path = resolve_destination(destination, safe_relative(names.name)[-1])
+            if destination == STDOUT:
+                folder = tempfile.gettempdir()
+            else:
+                folder = os.path.dirname(resolve_destination(destination, safe_relative(names.name)[-1]))
             kept = [] if names.trust is None else [names.trust.accepted.path]
-            said = confine.fetch(os.path.dirname(path), _own_files(args) + kept)
+            said = confine.fetch(folder, _own_files(args) + kept)
             if args.verbose:
                 options.say(said)
         try:

@@ -45,9 +45,10 @@ from lcsync.merkle import Tree
 from lcsync.names import Heard, NameListener
 from lcsync.oserrors import destination_errors
 from lcsync.packfetch import download_of
-from lcsync.paths import printable, safe_relative
+from lcsync.paths import STDOUT, printable, safe_relative
 from lcsync.rate import Layers
 from lcsync.receiver import Receiver
+from lcsync.spool import OUT, OldFile, Spool
 from lcsync.stores import Nowhere
 from lcsync.text import human_bytes, human_rate
 
@@ -134,25 +135,6 @@ class Result:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
-
-
-class _Old:
-    """The bytes of the file that was here."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def write_at(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        raise TypeError("an old file is only read")
-
-    def read_at(self, length: int, offset: int) -> bytes:
-        return os.pread(self.fd, length, offset)
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        files.read_into(self.fd, view, offset)
-
-    def settle(self, offset: int, length: int) -> None:
-        pass
 
 
 class _Intake(threading.Thread):
@@ -299,6 +281,39 @@ class Fetcher:
         job.close()
         self.end()
         return self.result
+
+    def pipe(self, out: int) -> Result:
+        """Write the file of the manifest to descriptor ``out``, in order. DestinationError, DiskFull, Stalled."""
+        m, name = self.heard.manifest, self.names.name
+        self.result.files, self.result.bytes, self.result.changed = 1, m.length, 1
+        with Spool(m.length, out) as spool:
+            if m.inline is not None:
+                spool.write_at(m.inline, 0)
+            else:
+                self._fill(spool, download_of(name, m.root, m))
+            self.end()
+            spool.whole(m.length)
+            while not spool.wait(POLL_S):
+                pass
+        return self.result
+
+    def _fill(self, spool: Spool, download: Download) -> None:
+        self.receiver.add(download)
+        self.lacking = lambda: download.missing_bytes
+        whole = 0  # segments, from the beginning
+        while not download.done:
+            if download.nodes is not None and not download.ready:
+                download.compare(None, spool, None)
+                self.receiver.compared(download)
+            else:
+                self.turn()
+            if download.ready:
+                while whole < len(download.lack) and not download.lack[whole]:
+                    whole += 1
+                spool.whole(min(whole * SEGMENT_BYTES, download.length))
+        self.receiver.finish(download)
+        self.regroup()
+        self.result.lacking = download.missing_bytes
 
     def background(self, call: Callable[..., Found], *arguments: object) -> Found:
         """What ``call`` gives, called in a thread while the engine goes on. ``go_on`` ends it."""
@@ -503,7 +518,7 @@ class Fetcher:
             store = job.target = files.Target(job.path, job.old_fd, job.manifest.length, dir_fd=job.dir_fd)
             if job.old_fd is not None and files.version(job.old_fd) != job.old_version:
                 raise DestinationError(path=printable(job.label), reason="changed while it was compared; run again")
-        download.compare(old, store, _Old(job.old_fd) if job.old_fd is not None else None)
+        download.compare(old, store, OldFile(job.old_fd) if job.old_fd is not None else None)
         if not self.options.sync.dry_run:
             self.receiver.compared(download)
 
@@ -540,13 +555,18 @@ def fetching(names: NameListener, options: Options) -> Iterator[Fetcher]:
 
 
 def fetch(names: NameListener, destination: str, options: Options, *, inside: bool = False) -> Result:
-    """Fetch a file or a folder; ``inside``: what is in the folder goes into ``destination``, not the folder itself.
+    """Fetch a file or a folder, or to ``-``, standard output, a file.
 
-    The errors are the Fetcher's and those of packfetch.
+    ``inside``: what is in the folder goes into ``destination``, not the folder itself. The errors
+    are the Fetcher's and those of packfetch.
     """
-    if not inside:
+    if not inside and destination != STDOUT:
         files.resolve_destination(destination, safe_relative(names.name)[-1])  # one that can't be is said at once
     with fetching(names, options) as fetcher:
+        if destination == STDOUT:
+            if fetcher.heard.manifest.kind is Content.PACK:
+                raise DestinationError(path=OUT, reason="a folder needs a place; name a destination like ./")
+            return fetcher.pipe(sys.stdout.fileno())
         if fetcher.heard.manifest.kind is Content.PACK:
             packfetch.folder(fetcher, destination, inside)
             return fetcher.result

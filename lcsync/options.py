@@ -31,6 +31,7 @@ examples:
   lcsync class /tmp/              fetch the folder to /tmp/class
   lcsync -a --delete class/ ./c   make ./c equal to it, as rsync does
   lcsync class/a/b.txt /tmp/      fetch one file of it
+  lcsync disk.zst - | zstd -d     fetch a file to standard output, in order
   lcsync movie.iso                say what is shared under this name
   lcsync ./a ./b                  make ./b equal to ./a
   lcsync demo                     see it work on this machine alone

@@ -11,6 +11,8 @@ import os
 from lcsync.const import COMPONENT_BYTES_MAX, NAME_BYTES_MAX, NAME_PREFIX
 from lcsync.errors import UnsafeName
 
+STDOUT = "-"  # as a destination
+
 
 def is_local(arg: str) -> bool:
     """Whether a command line argument means a path here and not a name on the network."""

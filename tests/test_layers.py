@@ -21,7 +21,7 @@ ROWS = (
     "privileges landlock notify talk "
     "lab scan contents leftovers packstore packmeta packing packitem present selection thresholds keyfiles accepted",
     "screen progress heard hashed link confine lookout serve key trust names packfetch packthings fetch job space "
-    "update destination things local demo probe doctor tune measure plot",
+    "spool update destination things local demo probe doctor tune measure plot",
     "options config cli __main__",
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names.split()}
