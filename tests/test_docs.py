@@ -32,12 +32,12 @@ def _blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def _commands(page: Path) -> list[str]:
-    """The arguments of each lcsync that is called; what is said about it, after two blanks, is cut off."""
+    """The arguments of each lcsync that is called; what follows two blanks or a pipe is cut off."""
     found = []
     for language, text in _blocks(page):
         if language not in ("python",) and not language.startswith("{"):
             lines = text.replace("\\\n", " ").splitlines()
-            found += [re.split(r"\s{2,}", hit[2] or "")[0] for hit in map(COMMAND.match, lines) if hit]
+            found += [re.split(r"\s{2,}| \| ", hit[2] or "")[0] for hit in map(COMMAND.match, lines) if hit]
     return [command for command in found if "…" not in command]
 
 
