@@ -9,15 +9,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from programs import fetch, figures, sharing
 from trees import everything_about, make_everything, open_up, rsync_finds
 
 from lcsync import local
 from lcsync.attributes import Keep
 from lcsync.job import Options, Summary
+from lcsync.lab import Lab
 
 PACKAGES = (
     "django",
@@ -78,6 +80,22 @@ def test_rsync_finds_no_difference_on_real_trees(sources: Path) -> None:
     print(sync(src, dst, delete=True))
     assert rsync_finds(src, dst) == []
     assert everything_about(src) == everything_about(dst)
+
+
+def test_rsync_finds_no_difference_on_real_trees_over_the_network(
+    make_lab: Callable[..., Lab], tmp_path: Path, sources: Path
+) -> None:
+    lab = make_lab(2)
+    src, index = sources / "src", ("--index", tmp_path / "index")
+    with sharing(lab.hosts[0], "-aHAX", src, "--mld", "--bwlimit", "1G", "--no-confine"):
+        done = fetch(lab.hosts[1], *index, "-aHAX", "src", tmp_path, stats=tmp_path / "stats")
+        assert done.end(300) == 0, done.lines
+        print(*done.lines, sep="\n")
+        assert rsync_finds(src, tmp_path / "src") == []
+        fetch(lab.hosts[1], *index, "-aHAX", "src", tmp_path, stats=tmp_path / "stats").ok()
+        again = figures(tmp_path / "stats")
+        assert (again["received"], again["changed"], again["joins"]) == (0, 0, 0)
+    open_up(tmp_path)
 
 
 def test_very_many_files_in_one_folder(tmp_path: Path) -> None:
