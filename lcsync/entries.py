@@ -11,9 +11,8 @@ import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,17 +42,21 @@ class EntriesError(Exception):
     """What is wrong with an entry list."""
 
 
-class Kind(IntEnum):
-    """What an entry is. The numbers are on the wire."""
+class Kind:
+    """What an entry is. The numbers are on the wire.
 
-    FILE = 0
-    FOLDER = 1
-    SYMLINK = 2
-    HARDLINK = 3  # another name of what is earlier in the list, and no folder
-    FIFO = 4
-    SOCKET = 5
-    CHARACTER = 6  # device
-    BLOCK = 7  # device
+    No enum: numpy looks for its methods in what an array is compared with, an enum's class answers that in Python, and
+    an exception there, that of a signal, is lost (Python 3.11).
+    """
+
+    FILE: Final = 0
+    FOLDER: Final = 1
+    SYMLINK: Final = 2
+    HARDLINK: Final = 3  # another name of what is earlier in the list, and no folder
+    FIFO: Final = 4
+    SOCKET: Final = 5
+    CHARACTER: Final = 6  # device
+    BLOCK: Final = 7  # device
 
 
 DEVICES = (Kind.CHARACTER, Kind.BLOCK)
@@ -91,7 +94,7 @@ class Entries:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def of_kind(self, *kinds: Kind) -> list[int]:
+    def of_kind(self, *kinds: int) -> list[int]:
         """The numbers of the entries of these kinds, in order."""
         numbers: list[int] = np.flatnonzero(np.isin(self.kinds, kinds)).tolist()
         return numbers
@@ -335,7 +338,7 @@ def _join(parts: _Parts, entries: Entries) -> None:
         return whole.astype(dtype)
 
     entries.paths = parts.paths
-    kinds, sizes = column(KINDS, max(Kind), np.uint8), column(SIZES, OBJECT_BYTES_MAX, np.int64)
+    kinds, sizes = column(KINDS, Kind.BLOCK, np.uint8), column(SIZES, OBJECT_BYTES_MAX, np.int64)
     if kinds is None or sizes is None:
         raise EntriesError("entries without kind or size")
     entries.kinds, entries.sizes = kinds, sizes

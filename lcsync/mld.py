@@ -210,7 +210,8 @@ def _parse_report(message: bytes, have: Have | None) -> Report:
 def _pick(plain: NDArray[np.void], have: Have) -> Report:
     """The records of wanted groups, all looked up together."""
     kinds, groups = plain["kind"], plain["group"]
-    known = (kinds >= RecordType.IS_IN) & (kinds <= RecordType.BLOCK) & (groups[:, 0] == 0xFF)
+    # plain numbers: what a signal raises is lost in an enum that numpy looks at (entries.Kind)
+    known = (kinds >= int(RecordType.IS_IN)) & (kinds <= int(RecordType.BLOCK)) & (groups[:, 0] == 0xFF)
     wanted = np.flatnonzero(known & have(groups))
     records = [Record(RecordType(int(kinds[i])), groups[i].tobytes()) for i in wanted.tolist()]
     valid = int(np.count_nonzero(known))

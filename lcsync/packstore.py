@@ -133,7 +133,7 @@ class PackStore:
             (self.entries.kinds[rows] == Kind.FOLDER) != (kinds == Kind.FOLDER),
         )
         for i in np.flatnonzero(wrong)[:1].tolist():
-            kind = WORDS.get(Kind(int(kinds[i])), "device" if kinds[i] >= Kind.CHARACTER else "file or link")
+            kind = WORDS.get(int(kinds[i]), "device" if kinds[i] >= Kind.CHARACTER else "file or link")
             path = printable(self.entries.paths[int(rows[i])])
             raise DestinationError(path=path, reason=f"is a {kind}; remove it, or choose another destination")
 

@@ -41,7 +41,7 @@ class Selection:
     def entry(self, number: int, path: bytes) -> attributes.Entry:
         """All that is known of an entry but its content; ``path`` for its own."""
         e = self.entries
-        kind = Kind(int(e.kinds[number]))
+        kind = int(e.kinds[number])
         bits = BITS.get(kind, 0o666) if e.modes is None else int(e.modes[number])
         uid, gid = (0, 0) if e.uids is None or e.gids is None else (int(e.uids[number]), int(e.gids[number]))
         named = not self.keep.numeric_ids
@@ -87,7 +87,7 @@ def select(entries: Entries, keep: Keep, rules: Rules, top: bytes) -> Selection:
         paths = list(entries.paths)
         for number in hard:
             first = numbers[entries.links[number]]
-            if not keep.takes(TYPES[Kind(int(kinds[first]))]):
+            if not keep.takes(TYPES[int(kinds[first])]):
                 taken[number] = False
                 skipped += 1
             elif taken[first]:

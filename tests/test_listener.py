@@ -251,7 +251,7 @@ def test_version_1_of_another_host(pair: Pair, listener: Listener) -> None:
     with version_1(pair.there):
         with pair.joined(pair.there, group):
             heard = pair.hear(listener, is_message(ReportV1(group)))
-            assert heard[-1][0] == pair.address(pair.there)
+            assert pair.address(pair.there) in [item[0] for item in heard if is_message(ReportV1(group))(*item)]
         pair.hear(listener, is_message(Done(group)))
 
 
@@ -259,7 +259,7 @@ def test_version_1_of_this_host(pair: Pair, listener: Listener) -> None:
     group = new_group()
     with version_1(pair.here), pair.joined(pair.here, group):
         heard = pair.hear(listener, is_message(ReportV1(group)))
-        assert heard[-1][0] == pair.address(pair.here)
+        assert pair.address(pair.here) in [item[0] for item in heard if is_message(ReportV1(group))(*item)]
 
 
 def test_router_discovery_is_heard(pair: Pair, listener: Listener) -> None:

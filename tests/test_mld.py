@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -345,3 +348,37 @@ def test_any_damage_to_a_packet_is_an_error_or_harmless(data: st.DataObject) -> 
         assert error.reason
     else:
         assert source[0] == 0xFE
+
+
+SIGNALS = """
+    import signal, sys
+    import numpy as np
+    from lcsync.mld import Record, RecordType, build_report_v2, parse
+
+    class Stop(Exception):
+        pass
+
+    def handler(number, frame):
+        global fired
+        fired += 1
+        raise Stop
+
+    fired = caught = 0
+    report = build_report_v2([Record(RecordType.TO_EX, b"\\xff\\x15" + bytes(14))] * 70)
+    signal.signal(signal.SIGALRM, handler)
+    for turn in range(1000):
+        before = fired
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + turn % 50 * 1e-6)  # once
+            while fired == before:
+                parse(report, lambda groups: np.zeros(len(groups), bool))
+        except Stop:
+            caught += 1
+    print(fired - caught)
+"""
+
+
+def test_what_a_signal_raises_is_not_lost() -> None:
+    """In a flood of reports most of a share's time goes here: Ctrl-C must end it all the same."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SIGNALS)], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr
