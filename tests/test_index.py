@@ -102,7 +102,7 @@ def test_folder(tmp_path: Path) -> None:
     (found,) = index.items
     assert isinstance(found, PackItem) and found.name == b"share" and not index.skipped
     entries = found.pack.entries
-    assert dict(zip(entries.paths, map(Kind, entries.kinds), strict=True)) == {
+    assert dict(zip(entries.paths, entries.kinds.tolist(), strict=True)) == {
         b"": Kind.FOLDER, b"a": Kind.FILE, b"b": Kind.FOLDER, b"b.txt": Kind.FILE, b"b/c": Kind.FOLDER,
         b"b/c/deep": Kind.FILE, b"fifo": Kind.FIFO, b"link": Kind.SYMLINK, b"loop": Kind.SYMLINK, b"z": Kind.HARDLINK,
     }  # fmt: skip
