@@ -45,7 +45,7 @@ from lcsync.const import (
 )
 from lcsync.files import Version, kind_of
 from lcsync.merkle import Hashes, Tree, as_hashes
-from lcsync.paths import printable
+from lcsync.paths import one_line, printable
 
 FOLDERS = """
 CREATE TABLE IF NOT EXISTS folder(folder BLOB PRIMARY KEY, parts INTEGER, checksum BLOB, used INTEGER) WITHOUT ROWID;
@@ -390,7 +390,8 @@ class TreeCache:
             self._warn(f"{error}; going on without it")
 
     def _warn(self, what: str) -> None:
-        self._say(f"index {printable(self.path or '')}: {what}")
+        # SQLite quotes what a damaged file has in its schema
+        self._say(one_line(f"index {printable(self.path or '')}: {what}"))
 
     def _drop(self) -> None:
         if self._db is not None:
